@@ -1,0 +1,38 @@
+.PHONY: setup demo test test-unit test-full lint bench lock clean
+BIN := .venv/bin
+
+setup:
+	@scripts/setup
+
+# The seed's example, live. ONCE=1 ends by itself and tells by its exit status whether all was true.
+demo: setup
+	@$(BIN)/callpool lab demo $(if $(ONCE),--once)
+
+lint: setup
+	@$(BIN)/ruff check .
+	@$(BIN)/ruff format --check .
+	@$(BIN)/mypy
+	@$(BIN)/lint-imports
+
+test-unit: setup
+	@$(BIN)/pytest tests/unit -n 2
+
+# Everything but the long matrices.
+test: lint
+	@$(BIN)/pytest -n 2 -m "not full" --cov --cov-report=term:skip-covered --cov-report=
+
+# The long matrices as well.
+test-full: lint
+	@$(BIN)/pytest -n 2
+
+# One JSON line a figure; docs/benchmarks.md says what they mean.
+bench: setup
+	@for name in gate_overshoot gate_cpu_per_call allocate_to_enforced simulate_device_years; do $(BIN)/python bench/$$name.py || exit 1; done
+
+# Pin anew what requirements/*.in asks for.
+lock: setup
+	@$(BIN)/uv pip compile -q -U --generate-hashes --no-emit-index-url --universal --python-version 3.11 --custom-compile-command "make lock" requirements/dev.in -o requirements/dev.txt
+	@$(BIN)/uv pip compile -q --generate-hashes --no-emit-index-url --universal --python-version 3.11 --custom-compile-command "make lock" -c requirements/dev.txt requirements/run.in -o requirements/run.txt
+
+clean:
+	rm -rf .venv .mypy_cache .ruff_cache .pytest_cache .hypothesis

@@ -1,0 +1,5 @@
+"""`python -m callpool`."""
+
+from callpool.cli import main
+
+main()

@@ -1,0 +1,1 @@
+"""The device: a small core beside one SIP server, and its faces."""

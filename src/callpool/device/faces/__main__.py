@@ -1,0 +1,65 @@
+"""The faces' process: `python -m callpool.device.faces DIR`, started by the core.
+
+It ends when its standard input closes, so a core that is killed leaves no faces behind.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import sys
+from pathlib import Path
+
+import uvicorn
+
+from callpool.device.faces.certificate import keep_certificate
+from callpool.device.faces.pages import make_app
+from callpool.device.faces.reader import Reader
+from callpool.device.settings import Layout, address
+
+
+async def serve(layout: Layout) -> None:
+    """Serve the pages until standard input closes or a signal comes."""
+    host, port = address(layout.load().pages)
+    keep_certificate(layout, host)
+    server = uvicorn.Server(
+        uvicorn.Config(
+            make_app(Reader(layout.control)),
+            host=host,
+            port=port,
+            ssl_certfile=str(layout.pages_certificate),
+            ssl_keyfile=str(layout.pages_key),
+            log_level="warning",
+            access_log=False,
+            server_header=False,
+            limit_concurrency=128,
+            timeout_keep_alive=5,
+            timeout_graceful_shutdown=2,
+        )
+    )
+    serving = asyncio.create_task(server.serve())
+    parent = asyncio.create_task(_closed())
+    await asyncio.wait((serving, parent), return_when=asyncio.FIRST_COMPLETED)
+    server.should_exit = True
+    parent.cancel()
+    await serving
+
+
+async def _closed() -> None:
+    """Return once standard input is closed."""
+    reader = asyncio.StreamReader()
+    await asyncio.get_running_loop().connect_read_pipe(
+        lambda: asyncio.StreamReaderProtocol(reader), sys.stdin
+    )
+    while await reader.read(4096):
+        pass
+
+
+def main() -> None:
+    """Run the faces of the device in the directory that is named."""
+    os.nice(5)  # the core's timers come first
+    asyncio.run(serve(Layout(Path(sys.argv[1]))))
+
+
+if __name__ == "__main__":
+    main()

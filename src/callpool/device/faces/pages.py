@@ -1,0 +1,100 @@
+"""The License Key page: server-rendered, read-only, no script.
+
+There is no sign-in yet, so the pages listen on the loopback address unless told otherwise.
+"""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from typing import Final
+
+import jinja2
+from litestar import Litestar, MediaType, Request, Response, get
+from litestar.datastructures import State
+from litestar.response import Redirect
+
+from callpool.device.alarms import span
+from callpool.device.faces.reader import Reader
+from callpool.device.smart_status import rows
+from callpool.device.status import Status
+from callpool.licensing.errors import CallpoolError
+
+#: What every answer carries.
+HEADERS: Final = {
+    "content-security-policy": (
+        "default-src 'none'; style-src 'self'; img-src 'self'; base-uri 'none'; "
+        "form-action 'none'; frame-ancestors 'none'"
+    ),
+    "x-content-type-options": "nosniff",
+    "referrer-policy": "no-referrer",
+    "cache-control": "no-store",
+    "cross-origin-opener-policy": "same-origin",
+    "cross-origin-resource-policy": "same-origin",
+    "permissions-policy": "camera=(), microphone=(), geolocation=()",
+}
+
+
+def day_and_time(seconds: float) -> str:
+    """Return a time (seconds since 1970) for people, UTC."""
+    return datetime.fromtimestamp(seconds, UTC).strftime("%Y-%m-%d %H:%M:%S UTC")
+
+
+_PAGES: Final = jinja2.Environment(
+    loader=jinja2.PackageLoader("callpool.device.faces", "templates"),
+    autoescape=True,
+    undefined=jinja2.StrictUndefined,
+    trim_blocks=True,
+    lstrip_blocks=True,
+)
+_PAGES.filters["when"] = day_and_time
+_PAGES.filters["span"] = span
+_PAGES.globals["smart_rows"] = rows
+
+
+def render(status: Status) -> str:
+    """Return the License Key page."""
+    return _PAGES.get_template("license_key.html.j2").render(now=status)
+
+
+@get("/", include_in_schema=False)
+async def root() -> Redirect:
+    """Lead to the License Key page."""
+    return Redirect("/license-key")
+
+
+@get("/license-key", media_type=MediaType.HTML, include_in_schema=False)
+async def license_key(state: State) -> str:
+    """Show the License Key page."""
+    reader: Reader = state.reader
+    return render(await reader.status())
+
+
+@get("/status.json")
+async def status_json(state: State) -> Status:
+    """Return the same as JSON."""
+    reader: Reader = state.reader
+    return await reader.status()
+
+
+@get("/style.css", media_type=MediaType.CSS, include_in_schema=False)
+async def style() -> str:
+    """Return the style sheet."""
+    return _PAGES.get_template("style.css.j2").render()
+
+
+def _refused(request: Request[object, object, State], error: CallpoolError) -> Response[object]:
+    if request.url.path.endswith(".json"):
+        return Response({"code": error.code, "detail": error.sentence}, status_code=503)
+    page = _PAGES.get_template("away.html.j2").render(sentence=error.sentence)
+    return Response(page, status_code=503, media_type=MediaType.HTML)
+
+
+def make_app(reader: Reader) -> Litestar:
+    """Return the pages' application."""
+    return Litestar(
+        route_handlers=[root, license_key, status_json, style],
+        state=State({"reader": reader}),
+        exception_handlers={CallpoolError: _refused},
+        response_headers=HEADERS,
+        openapi_config=None,
+    )

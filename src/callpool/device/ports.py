@@ -1,0 +1,100 @@
+"""What the agent needs of the gate and of the link: the shapes it is written against."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Mapping
+from typing import Protocol
+
+from callpool.licensing.admission import AdmissionPolicy
+
+
+class Usage(Protocol):
+    """What the gate counts now; counts are calls, users, refusals."""
+
+    @property
+    def sessions(self) -> int:
+        """Calls in progress, emergency calls not among them."""
+        ...
+
+    @property
+    def users(self) -> int:
+        """Registered far-end users."""
+        ...
+
+    @property
+    def peak_sessions(self) -> int:
+        """Most sessions at once since the driver started."""
+        ...
+
+    @property
+    def peak_users(self) -> int:
+        """Most users at once since the driver started."""
+        ...
+
+    @property
+    def emergency(self) -> int:
+        """Emergency calls in progress."""
+        ...
+
+    @property
+    def uncertain(self) -> int:
+        """Of those in progress, how many are only believed to be: they count as used."""
+        ...
+
+    @property
+    def admitted(self) -> int:
+        """Calls admitted in all; only rises while the gate's directory stands."""
+        ...
+
+    @property
+    def refused(self) -> Mapping[str, int]:
+        """Refusals since the gate started, per reason code."""
+        ...
+
+
+class Gate(Protocol):
+    """The SIP server's call handling, as the agent drives it."""
+
+    async def attach(self, policy: AdmissionPolicy) -> None:
+        """Take over a SIP server that runs already, or start it; `policy` is in force then."""
+        ...
+
+    async def apply(self, policy: AdmissionPolicy) -> None:
+        """Put `policy` in force; returns once the SIP server has confirmed it."""
+        ...
+
+    async def restart(self, policy: AdmissionPolicy) -> None:
+        """Restart the SIP service under `policy`; established calls survive."""
+        ...
+
+    async def stop(self) -> None:
+        """Write the call book and end the SIP service."""
+        ...
+
+    def usage(self) -> Usage:
+        """Return what is counted now."""
+        ...
+
+
+class Link(Protocol):
+    """The way to the manager."""
+
+    def url(self, path: str) -> str:
+        """Return the full address of one of the manager's paths."""
+        ...
+
+    async def exchange(self, path: str, envelope: str) -> str:
+        """Send one signed request and return the signed reply; raises LinkError."""
+        ...
+
+    async def answer(self, path: str, envelope: str) -> str:
+        """Send one signed request and return the signed answer, a refusal included."""
+        ...
+
+    def hints(self, path: str, envelope: str) -> AsyncIterator[str]:
+        """Yield `open` once the stream stands, then a word per hint; raises LinkError."""
+        ...
+
+    async def close(self) -> None:
+        """Let go of every connection."""
+        ...

@@ -1,0 +1,84 @@
+"""Puts the device's status together from its core."""
+
+from __future__ import annotations
+
+from callpool.device import alarms as al
+from callpool.device.contact import version
+from callpool.device.core import Core
+from callpool.device.smart_status import SmartStatus, smart_status
+from callpool.device.status import (
+    MODE_LOCAL,
+    MODE_POOL,
+    MODE_SMART,
+    SOFTWARE,
+    Status,
+    feature_labels,
+    rows,
+    server_status,
+)
+from callpool.licensing.smart_events import Moment
+from callpool.wire.messages import MANAGED
+
+
+def report(
+    core: Core, *, last_contact: float | None, next_contact_seconds: float, hints: bool
+) -> Status:
+    """Return the device now.
+
+    `last_contact` is the trusted time of the last good contact since the start (seconds since
+    1970), `next_contact_seconds` how long until the next, `hints` whether the stream stands.
+    """
+    now = core.now()
+    opened, time, usage = core.opened, core.time(now), core.gate.usage()
+    held, pool = opened.license, opened.record.pool
+    smart = opened.record.smart
+    leased = held.remote is not None or held.applied is not None
+    connected = last_contact is not None and al.CONTACT_LOST not in core.faults
+    enrolled = opened.ring is not None
+    managed = leased or (enrolled and pool.status == MANAGED)
+    return Status(
+        serial=core.settings.serial,
+        software=SOFTWARE,
+        time=time,
+        mode=MODE_SMART if smart.agent.enabled else MODE_POOL if managed else MODE_LOCAL,
+        server_status=server_status(
+            manager=core.settings.manager,
+            enrolled=enrolled,
+            connected=connected,
+            status=pool.status,
+        ),
+        connected=connected,
+        enrolled=enrolled,
+        manager=core.settings.manager,
+        product_key=pool.product_key,
+        local_key=opened.local_key.key_id if opened.local_key else "",
+        features=feature_labels(opened.local_key.features if opened.local_key else frozenset()),
+        capacity=rows(held, core.actual(now), usage, time, trusted=not core.mark.behind),
+        pending=held.pending,
+        remote_version=version(held.remote),
+        applied_version=core.confirmed_version,
+        lease_end=held.lease_end if leased else None,
+        lease_seconds=held.lease_end - time if leased else None,
+        last_contact=last_contact,
+        next_contact_seconds=next_contact_seconds,
+        hints=hints,
+        emergency=usage.emergency,
+        uncertain=usage.uncertain,
+        refused=dict(usage.refused),
+        alarms=core.alarms(now),
+        restart_done=pool.restart_done,
+        flash_generation=core.flash.generation,
+        managed="smart" if smart.agent.enabled else "fixed" if core.fixed else "none",
+        smart=smart_report(core) if smart.used or core.settings.smart else None,
+    )
+
+
+def smart_report(core: Core) -> SmartStatus:
+    """Return smart licensing now."""
+    return smart_status(
+        core.opened.record.smart,
+        Moment.of(core.mark, core.now()),
+        call_policy=core.settings.call_policy,
+        cps_policy=core.settings.cps_policy,
+        maximum=core.smart_maximum,
+    )

@@ -1,0 +1,63 @@
+"""When a device contacts its manager: the one place that decides, its reasons in order.
+
+Durations run on boottime. Values come with every reply; before the first one the defaults of
+the design hold: a poll each 12 h, a retry each 15 min for 2 h and each 4 h after that.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import Final
+
+#: The shortest time in seconds between two contacts that nothing asked for.
+SHORTEST: Final = 1.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Cadence:
+    """Seconds, as the manager's replies give them."""
+
+    poll: float = 12 * 3600.0
+    retry: float = 900.0
+    retry_later: float = 4 * 3600.0
+    retry_later_after: float = 2 * 3600.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Schedule:
+    """When the next contact is due, and why; all times are boottime, in seconds."""
+
+    cadence: Cadence = Cadence()
+    #: When the next contact is due.
+    due: float = 0.0
+    #: Why it will be made.
+    reason: str = "start"
+    #: When contacts began to fail; None while they succeed.
+    failing_since: float | None = None
+    #: No contact before this time, whatever asks for one (Retry-After).
+    not_before: float = 0.0
+
+    def next_at(self) -> float:
+        """Return when the next contact is to be made."""
+        return max(self.due, self.not_before)
+
+    def wanted(self, reason: str, now: float) -> Schedule:
+        """Ask for a contact at once; one that is due already keeps its reason."""
+        return self if self.due <= now else replace(self, due=min(self.due, now), reason=reason)
+
+    def succeeded(self, now: float, cadence: Cadence) -> Schedule:
+        """Note a good contact: the next is the poll."""
+        return Schedule(cadence=cadence, due=now + max(cadence.poll, SHORTEST), reason="poll")
+
+    def failed(self, now: float, retry_after: float | None = None) -> Schedule:
+        """Note a failed contact: retry soon, later seldom, never before Retry-After."""
+        since = now if self.failing_since is None else self.failing_since
+        c = self.cadence
+        wait = c.retry if now - since < c.retry_later_after else c.retry_later
+        return replace(
+            self,
+            due=now + max(wait, SHORTEST),
+            reason="retry",
+            failing_since=since,
+            not_before=now + retry_after if retry_after else 0.0,
+        )

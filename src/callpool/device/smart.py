@@ -1,0 +1,439 @@
+"""Smart licensing on the device: the shell around the agent of `licensing/`.
+
+It runs inside the agent's loop, one change at a time: work out, write, enforce. Only the
+exchange with the authority is a task beside the loop, and the hint stream. What gives more is
+written before it is held; what gives less is held though it cannot be written.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import math
+import random
+from collections.abc import Awaitable, Callable
+from dataclasses import replace
+from typing import Any, Final
+
+import msgspec
+
+from callpool.device.core import Core
+from callpool.device.errors import DeviceError, LinkError
+from callpool.device.manager_link import STREAM_OPEN, new_nonce
+from callpool.device.ports import Link
+from callpool.device.settings import Layout, read_token
+from callpool.device.smart_contact import Answered, judge, request
+from callpool.device.smart_log import SmartLog
+from callpool.device.smart_record import SmartPending, SmartRecord
+from callpool.licensing.compliance import check_configured
+from callpool.licensing.errors import CallpoolError
+from callpool.licensing.instant import HighWaterMark
+from callpool.licensing.smart import Event
+from callpool.licensing.smart_agent import UNANSWERED, SmartAgent
+from callpool.licensing.smart_events import Asking, Contact, Happened, Moment, Occurrence, Output
+from callpool.licensing.smart_notices import notices
+from callpool.wire.envelope import sign
+from callpool.wire.keys import SigningKey
+from callpool.wire.smart_messages import SMART_HINTS, SMART_HINTS_PATH, SmartHintsRequest
+from callpool.wire.tokens import split
+
+#: Seconds that one exchange may take in all.
+EXCHANGE_LIMIT: Final = 60.0
+#: The shortest and longest wait in seconds before the hint stream is opened again.
+HINTS_BACKOFF: Final = (0.5, 60.0)
+#: The least real time in seconds between two hints that are heeded.
+HINT_PACE: Final = 0.2
+#: An answer to bytes older than this (seconds) is followed by a question with fresh ones.
+FRESH: Final = 60.0
+#: Bytes older than this (seconds) are not sent again: the keys that signed the answer to them
+#: may be out of date.
+OLD: Final = 86400.0
+
+#: Queues work for the agent's loop.
+Post = Callable[[Callable[[], Awaitable[Any]]], None]
+#: What became of a contact: a failure's code and sentence, both empty for a success.
+Outcome = tuple[str, str]
+
+
+class Smart:
+    """One device's smart licensing."""
+
+    def __init__(self, *, core: Core, layout: Layout, link: Link | None, post: Post) -> None:
+        """Make it; `link` is None for a device without a manager."""
+        self._core, self._layout, self._link, self._post = core, layout, link, post
+        self._log = SmartLog(layout.smart_log)
+        self._identity: SigningKey | None = None
+        self._task: asyncio.Task[None] | None = None
+        self._listener: asyncio.Task[None] | None = None
+        self._registered = asyncio.Event()
+        self._waiting: list[tuple[Contact, asyncio.Future[Outcome]]] = []
+        #: Whether the bytes under way were sent before, and when these were sent (boottime).
+        self._repeated = False
+        self._sent = 0.0
+
+    # -- reading
+
+    @property
+    def record(self) -> SmartRecord:
+        """What the flash holds of it."""
+        return self._core.opened.record.smart
+
+    @property
+    def agent(self) -> SmartAgent:
+        """The agent now."""
+        return self.record.agent
+
+    def now(self) -> Moment:
+        """Read the clocks."""
+        return Moment.of(self._core.mark, self._core.now())
+
+    @property
+    def busy(self) -> bool:
+        """Whether a contact is under way."""
+        return self._task is not None
+
+    def next_due(self) -> float:
+        """Return the seconds until something is due, infinity for never."""
+        now = self.now()
+        due = self.agent.settled(now).next_timer()
+        return math.inf if due is None else max(0.0, due - now.time)
+
+    # -- life
+
+    def start(self) -> None:
+        """Begin to listen for hints once there is a registration."""
+        if self.agent.enabled:
+            state = self.agent.effective
+            started = Happened(event=Event.RESTART, before=state, after=state)
+            self._tell((started,), self.agent)
+        self._follow()
+        if self._link is not None:
+            self._listener = asyncio.create_task(self._listen(self._link))
+
+    async def close(self) -> None:
+        """End the tasks."""
+        for task in (self._listener, self._task):
+            if task is not None:
+                task.cancel()
+                await asyncio.gather(task, return_exceptions=True)
+
+    async def tick(self) -> None:
+        """Do all that is due now."""
+        for _ in range(64):
+            agent, outputs = self.agent.handle_timer(self.now())
+            if not outputs:
+                return
+            asking = next((o for o in outputs if isinstance(o, Asking)), None)
+            if asking is not None:
+                await self._begin(agent, asking)
+            else:
+                await self._hold(agent, outputs, less=True)
+
+    # -- commands, run inside the agent's loop
+
+    async def enable(self) -> None:
+        """Turn smart licensing on; raises DeviceError `mode_fixed`, LicenseError."""
+        if self._core.fixed:
+            raise DeviceError(
+                "mode_fixed",
+                "This device's licenses come from the Fixed License Pool: take it out of the pool "
+                "at its manager first.",
+            )
+        await self._do(Occurrence(Event.ENABLE))
+
+    async def disable(self) -> asyncio.Future[Outcome] | None:
+        """Turn smart licensing off; a registered device leaves its authority first."""
+        return await self._do(Occurrence(Event.DISABLE), Contact.DEREGISTER)
+
+    async def register(self, token: str, *, force: bool) -> asyncio.Future[Outcome] | None:
+        """Register by `token`; raises TrustError `bad_token`, DeviceError, LicenseError."""
+        split(token)
+        if self._link is None:
+            raise DeviceError("no_manager", "This device has no license server: see --manager.")
+        occurrence = Occurrence(Event.REGISTER, force=force)
+        # What is not legal is refused before anything is laid down.
+        self.agent.receive(occurrence, self.now())
+        try:
+            await asyncio.to_thread(self._layout.lay_smart_token, token)
+        except OSError as error:
+            raise _unwritten(error) from error
+        record = msgspec.structs.replace(self.record, force=force, pending=None)
+        return await self._do(occurrence, Contact.REGISTER, record)
+
+    async def deregister(self) -> asyncio.Future[Outcome] | None:
+        """Leave the authority; local data goes even where it cannot be told."""
+        return await self._do(Occurrence(Event.DEREGISTER), Contact.DEREGISTER)
+
+    async def renew_auth(self) -> asyncio.Future[Outcome] | None:
+        """Ask for a fresh authorization."""
+        return await self._do(Occurrence(Event.RENEW_AUTH), Contact.AUTHORIZE)
+
+    async def renew_id(self) -> asyncio.Future[Outcome] | None:
+        """Ask for a fresh ID certificate."""
+        return await self._do(Occurrence(Event.RENEW_ID), Contact.RENEW_ID)
+
+    async def count(self, count: int) -> asyncio.Future[Outcome] | None:
+        """Configure `count` calls a second; raises LicenseError `bad_count`, `above_maximum`."""
+        check_configured(count, self._core.smart_maximum)
+        wanted = count != self.agent.count and self.agent.registered
+        occurrence = Occurrence(Event.SET_COUNT, count=count)
+        return await self._do(occurrence, Contact.AUTHORIZE if wanted else None)
+
+    async def _do(
+        self,
+        occurrence: Occurrence,
+        contact: Contact | None = None,
+        record: SmartRecord | None = None,
+    ) -> asyncio.Future[Outcome] | None:
+        """Take what a person asked for; return what will become of the contact it leads to."""
+        agent, outputs = self.agent.receive(occurrence, self.now())
+        await self._hold(agent, outputs, record=record)
+        leads = contact is not None and agent.next_timer() is not None
+        if contact is Contact.DEREGISTER and not agent.enabled:
+            leads = False
+        if not leads or contact is None:
+            await self.tick()
+            return None
+        outcome: asyncio.Future[Outcome] = asyncio.get_running_loop().create_future()
+        self._waiting.append((contact, outcome))
+        await self.tick()
+        return outcome
+
+    # -- holding
+
+    async def _hold(
+        self,
+        agent: SmartAgent,
+        outputs: tuple[Output, ...],
+        *,
+        record: SmartRecord | None = None,
+        mark: HighWaterMark | None = None,
+        less: bool = False,
+    ) -> None:
+        """Write and enforce `agent`; raises DeviceError (nothing has changed) unless `less`."""
+        record = self.record if record is None else record
+        gone = self.agent.registered and not agent.registered
+        if gone or not agent.enabled:
+            record = record.without_registration(agent)
+        record = msgspec.structs.replace(record, agent=agent)
+        await self._core.change_smart(record, mark, less=less)
+        if agent.register_at is None:
+            with contextlib.suppress(OSError):
+                self._layout.smart_token.unlink(missing_ok=True)
+        self._follow()
+        self._tell(outputs, agent)
+
+    def _follow(self) -> None:
+        if self.agent.registered:
+            self._registered.set()
+        else:
+            self._registered.clear()
+
+    def _tell(self, outputs: tuple[Output, ...], agent: SmartAgent) -> None:
+        now = self.now().time
+        for output in outputs:
+            if isinstance(output, Happened):
+                for notice in notices(output, agent):
+                    self._log.write(notice, agent, now)
+                self._core.note(
+                    "smart",
+                    cause=output.event.value,
+                    state=agent.state.value,
+                    code=output.code,
+                    text=output.sentence,
+                )
+
+    # -- contacts
+
+    def _key(self) -> SigningKey:
+        """Return the smart ID key, made where there is none yet."""
+        if self._identity is None:
+            try:
+                self._identity = self._layout.load_smart_identity()
+            except OSError as error:
+                raise _unwritten(error) from error
+        return self._identity
+
+    async def _begin(self, agent: SmartAgent, asking: Asking) -> None:
+        """Sign a request (or take the unanswered one), write it, and send it in a task."""
+        link = self._link
+        try:
+            if link is None:
+                raise DeviceError("no_manager", "This device has no license server.")
+            pending = self.record.pending
+            if pending is not None and self.now().time - pending.time > OLD:
+                pending = None
+            self._repeated = pending is not None
+            if pending is None:
+                pending = self._sign(link, asking)
+            record = msgspec.structs.replace(self.record, agent=agent, pending=pending)
+            if self._repeated:
+                self._core.hold_smart(record)
+            else:
+                await self._core.change_smart(record)
+        except CallpoolError as error:
+            self._core.hold_smart(msgspec.structs.replace(self.record, agent=agent))
+            await self._failed(asking, error)
+            return
+        if self._task is not None:
+            self._task.cancel()
+        self._sent = self._core.now().boottime
+        self._task = asyncio.create_task(self._exchange(link, asking, pending))
+
+    def _sign(self, link: Link, asking: Asking) -> SmartPending:
+        secret = ""
+        if asking.contact is Contact.REGISTER:
+            secret, _ = split(read_token(self._layout.smart_token))
+        now = self._core.now()
+        # Trusted time stands above a wall clock that jumped; where the authority has refused it
+        # for its time, the wall clock, which may have been set right since, has its turn.
+        skewed = self.agent.failure_code == "clock_skew" and asking.number % 2 == 0
+        return request(
+            self.record,
+            asking,
+            address=link.url,
+            serial=self._core.settings.serial,
+            identity=self._key(),
+            time=now.wall if skewed else self._core.time(now),
+            token=secret,
+            maximum=self._core.smart_maximum,
+        )
+
+    async def _exchange(self, link: Link, asking: Asking, pending: SmartPending) -> None:
+        outcome: str | CallpoolError
+        try:
+            async with asyncio.timeout(EXCHANGE_LIMIT):
+                outcome = await link.answer(pending.path, pending.envelope)
+        except CallpoolError as error:
+            outcome = error
+        except TimeoutError:
+            outcome = LinkError("manager_unreachable", "The authority did not answer in time.")
+        self._post(lambda: self._answered(asking, pending, outcome))
+
+    async def _answered(
+        self, asking: Asking, pending: SmartPending, outcome: str | CallpoolError
+    ) -> None:
+        asked = self.agent.asked
+        if asked is None or asked.number != asking.number:
+            return  # overtaken: the request stays pending and is settled by the next contact
+        self._task = None
+        if isinstance(outcome, CallpoolError):
+            await self._failed(asking, outcome)
+            return
+        try:
+            told = self._judge(pending, outcome)
+        except CallpoolError as error:
+            self._core.note("reply_refused", code=error.code, text=error.sentence)
+            final = asking.contact is Contact.REGISTER and error.code == "wrong_anchor"
+            await self._failed(asking, error, final=final)
+            return
+        if pending.contact is not asking.contact or (told.stale and self._repeated):
+            # An older request is settled now; what was asked for goes out with fresh bytes.
+            self._core.hold_smart(
+                msgspec.structs.replace(
+                    self.record, pending=None, contact=told.record.contact,
+                    key_set=told.record.key_set,
+                )
+            )  # fmt: skip
+            await self._begin(self.agent, asking)
+            return
+        await self._take(asking, pending, told)
+
+    def _judge(self, pending: SmartPending, envelope: str) -> Answered:
+        anchor_kid = ""
+        if pending.contact is Contact.REGISTER:
+            _, anchor_kid = split(read_token(self._layout.smart_token))
+        return judge(
+            self.record,
+            pending,
+            envelope,
+            serial=self._core.settings.serial,
+            identity=self._key(),
+            anchor_kid=anchor_kid,
+            now=self.now().time,
+        )
+
+    async def _take(self, asking: Asking, pending: SmartPending, told: Answered) -> None:
+        now, mark = self._core.now(), None
+        occurrence = replace(told.occurrence, number=asking.number)
+        good = occurrence.certificate is not None or occurrence.authorization is not None
+        if good and not self._repeated:
+            # The latest time that it can be now: an answer that was held back buys no time.
+            mark = self._core.mark.signed(told.time + max(0.0, now.boottime - self._sent), now)
+        try:
+            at = Moment.of(mark or self._core.mark, now)
+            agent, outputs = self.agent.receive(occurrence, at)
+            if occurrence.authorization is not None and self._repeated:
+                old = pending.count != agent.count or at.time - pending.time > FRESH
+                if old:
+                    agent, _ = agent.receive(Occurrence(Event.HINT), at)
+            await self._hold(agent, outputs, record=told.record, mark=mark, less=not good)
+        except CallpoolError as error:
+            # Not newer than what is held, or not written: as if it had not come.
+            await self._failed(asking, error)
+            return
+        self._answer(asking.contact, (occurrence.code, occurrence.sentence))
+
+    async def _failed(self, asking: Asking, error: CallpoolError, *, final: bool = False) -> None:
+        wait = error.retry_after if isinstance(error, LinkError) else None
+        occurrence = Occurrence(
+            UNANSWERED[asking.contact],
+            number=asking.number,
+            code=error.code,
+            sentence=error.sentence,
+            final=final,
+            retry_after=wait or 0.0,
+        )
+        agent, outputs = self.agent.receive(occurrence, self.now())
+        await self._hold(agent, outputs, less=True)
+        self._answer(asking.contact, (error.code, error.sentence))
+
+    def _answer(self, contact: Contact, outcome: Outcome) -> None:
+        for waited, future in self._waiting:
+            if waited is contact and not future.done():
+                future.set_result(outcome)
+        self._waiting = [(c, f) for c, f in self._waiting if c is not contact]
+
+    # -- hints
+
+    async def _hinted(self) -> None:
+        with contextlib.suppress(CallpoolError):
+            agent, outputs = self.agent.receive(Occurrence(Event.HINT), self.now())
+            await self._hold(agent, outputs, less=True)
+
+    async def _listen(self, link: Link) -> None:
+        """Keep the hint stream open while registered; each hint asks for an authorization."""
+        loop = asyncio.get_running_loop()
+        shortest, longest = HINTS_BACKOFF
+        backoff = shortest
+        while True:
+            await self._registered.wait()
+            began, wait = loop.time(), 0.0
+            body = SmartHintsRequest(
+                url=link.url(SMART_HINTS_PATH),
+                nonce=new_nonce(),
+                serial=self._core.settings.serial,
+                time=self.now().time,
+                instance_id=self.record.instance_id,
+            )
+            try:
+                signed = sign(self._key(), SMART_HINTS, body)
+                async for name in link.hints(SMART_HINTS_PATH, signed):
+                    if not self._registered.is_set():
+                        break
+                    if name != STREAM_OPEN:
+                        self._post(self._hinted)
+                        await asyncio.sleep(HINT_PACE)
+            except CallpoolError as error:
+                wait = (error.retry_after or 0.0) if isinstance(error, LinkError) else 0.0
+            if loop.time() - began > longest:
+                backoff = shortest
+            jittered = backoff * random.uniform(0.5, 1.0)  # noqa: S311 - spreads load, no secret
+            await asyncio.sleep(max(wait, jittered))
+            backoff = min(backoff * 2, longest)
+
+
+def _unwritten(error: OSError) -> DeviceError:
+    return DeviceError(
+        "flash_write_failed", f"The device's directory cannot be written or read: {error.strerror}."
+    )

@@ -1,0 +1,152 @@
+"""What the device says of its smart licensing: page and command line read this one struct."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+
+import msgspec
+
+from callpool.device.alarms import span
+from callpool.device.smart_record import SmartRecord
+from callpool.licensing.smart import Registration
+from callpool.licensing.smart_events import Moment
+from callpool.licensing.smart_numbers import (
+    SLA_ENFORCE_MODE,
+    SLA_REGISTRATION,
+    USP_AGENT_STATE,
+    USP_LICENSE_STATE,
+)
+from callpool.licensing.smart_policy import admits, listens
+
+
+class SmartStatus(msgspec.Struct, frozen=True, kw_only=True):
+    """Smart licensing now. Times are absolute, seconds since 1970, as the authority gave them."""
+
+    #: The agent's state, its number in USP-MIB.
+    state: str
+    state_number: int
+    #: What calls do now: allow or reject, under which call policy.
+    calls: str
+    call_policy: str
+    #: How calls per second are judged: instant or window.
+    cps_policy: str
+    #: Notification listen mode.
+    listening: bool
+    enforcement_mode: str
+    enforcement_number: int
+    sla_enforcement_number: int
+    registration: str
+    registration_number: int
+    #: Configured, and the most that can be; calls a second.
+    count: int
+    maximum: int
+    account: str
+    virtual_account: str
+    instance_id: str
+    export_allowed: bool
+    #: Seconds of evaluation left; whether they are being used up; when they end if they are.
+    eval_seconds_left: float
+    evaluating: bool
+    eval_end: float | None
+    #: The authorization: issued, renewed, ended; since when out of compliance.
+    authorization_issued: float | None
+    authorization_end: float | None
+    out_of_compliance_since: float | None
+    #: In the account, by the last answer.
+    purchased: int | None
+    in_use: int | None
+    #: The ID certificate: renewed, ended.
+    certificate_renewal: float | None
+    certificate_end: float | None
+    clock_grace_end: float | None
+    last_attempt: float | None
+    last_success: float | None
+    next_contact: float | None
+    failing_since: float | None
+    failure_code: str
+    failure: str
+
+
+def smart_status(
+    record: SmartRecord, now: Moment, *, call_policy: str, cps_policy: str, maximum: int
+) -> SmartStatus:
+    """Return what `record` amounts to at `now`; `maximum` in calls a second."""
+    agent = record.agent
+    given, dates = agent.authorization, agent.certificate
+    left = agent.left(now)
+    registration: Registration = agent.registration
+    return SmartStatus(
+        state=agent.state.value,
+        state_number=USP_AGENT_STATE[agent.state],
+        calls="allow" if admits(agent, call_policy) else "reject",
+        call_policy=call_policy,
+        cps_policy=cps_policy,
+        listening=listens(agent, call_policy),
+        enforcement_mode=agent.enforcement.value,
+        enforcement_number=USP_LICENSE_STATE[agent.enforcement],
+        sla_enforcement_number=SLA_ENFORCE_MODE[agent.enforcement],
+        registration=registration.value,
+        registration_number=SLA_REGISTRATION[registration],
+        count=agent.count,
+        maximum=maximum,
+        account=record.account,
+        virtual_account=record.virtual_account,
+        instance_id=record.instance_id,
+        export_allowed=record.export_allowed,
+        eval_seconds_left=left,
+        evaluating=agent.evaluating,
+        eval_end=now.time + left if agent.evaluating else None,
+        authorization_issued=given.issued_at if given else None,
+        authorization_end=given.expires_at if given else None,
+        out_of_compliance_since=(given.out_of_compliance_since or None) if given else None,
+        purchased=given.purchased if given else None,
+        in_use=given.in_use if given else None,
+        certificate_renewal=agent.renew_id_at,
+        certificate_end=dates.not_after if dates else None,
+        clock_grace_end=agent.certificate_end if agent.out_of_range_since is not None else None,
+        last_attempt=agent.last_attempt,
+        last_success=agent.last_success,
+        next_contact=agent.next_contact,
+        failing_since=agent.failing_since or agent.register_failing_since,
+        failure_code=agent.failure_code,
+        failure=agent.failure,
+    )
+
+
+def _when(seconds: float | None) -> str:
+    if seconds is None:
+        return "none"
+    return datetime.fromtimestamp(seconds, UTC).strftime("%Y-%m-%d %H:%M:%S UTC")
+
+
+def rows(now: SmartStatus) -> list[tuple[str, str]]:
+    """Return what people read of smart licensing, label and value; times absolute."""
+    found = [
+        ("State", now.state),
+        ("Calls", f"{now.calls} (call policy {now.call_policy}, CPS policy {now.cps_policy})"),
+        ("Notification listen mode", "on" if now.listening else "off"),
+        ("Enforcement mode", now.enforcement_mode),
+        ("Registration", now.registration),
+        ("Account", f"{now.account} / {now.virtual_account}" if now.account else "none"),
+        ("Product instance", now.instance_id or "none"),
+        ("License count", f"{now.count} calls/s of at most {now.maximum}"),
+        ("Evaluation left", span(now.eval_seconds_left)),
+    ]
+    if now.eval_end is not None:
+        found.append(("Evaluation ends", f"{_when(now.eval_end)}; then calls are refused"))
+    found += [
+        ("Authorized on", _when(now.authorization_issued)),
+        ("Next communication", _when(now.next_contact)),
+        ("Communication deadline", _when(now.authorization_end)),
+        ("ID certificate renewal", _when(now.certificate_renewal)),
+        ("ID certificate ends", _when(now.certificate_end)),
+        ("Last attempt", _when(now.last_attempt)),
+        ("Last success", _when(now.last_success)),
+    ]
+    if now.out_of_compliance_since is not None:
+        found.append(("Out of compliance since", _when(now.out_of_compliance_since)))
+    if now.purchased is not None:
+        found.append(("Purchased / in use", f"{now.purchased} / {now.in_use} in the account"))
+    if now.failure:
+        found.append(("Last failure", f"{now.failure} [{now.failure_code}]"))
+    return found

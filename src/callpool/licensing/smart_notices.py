@@ -1,0 +1,95 @@
+"""What a Smart Agent tells people: one notice an event, with a severity and the next step.
+
+Names follow the public notifications 1 to 22 of CISCO-SMART-LIC-MIB without their common
+prefix (P, facts section 4); severities are those of CISCO-USP-MIB (P).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Final
+
+from callpool.licensing.smart import Event, State
+from callpool.licensing.smart_agent import SmartAgent
+from callpool.licensing.smart_events import Happened
+
+ERROR: Final = "error"
+WARNING: Final = "warning"
+INFORMATIONAL: Final = "informational"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Notice:
+    """One line for `sml.log`, a trap or an alarm."""
+
+    name: str
+    severity: str
+    #: The agent's event that caused it, with the code of a failure.
+    cause: str
+    sentence: str = ""
+
+
+#: Event -> notification and severity; what is not here is not told by itself.
+_NOTICES: Final[Mapping[Event, tuple[str, str]]] = {
+    Event.ENABLE: ("Enabled", INFORMATIONAL),
+    Event.RESTART: ("Ready", INFORMATIONAL),
+    Event.SET_COUNT: ("CountConfigured", INFORMATIONAL),
+    Event.REGISTER: ("RegisterStarted", INFORMATIONAL),
+    Event.REGISTERED: ("RegisterSuccess", INFORMATIONAL),
+    Event.REGISTER_FAILED: ("RegisterFailed", ERROR),
+    Event.IN_COMPLIANCE: ("AuthRenewSuccess", INFORMATIONAL),
+    Event.ANSWERED_OUT_OF_COMPLIANCE: ("AuthRenewSuccess", WARNING),
+    Event.AUTH_FAILED: ("AuthRenewFail", ERROR),
+    Event.AUTH_REFUSED: ("AuthRenewFail", ERROR),
+    Event.REFUSED_TOO_OFTEN: ("AuthRenewFail", ERROR),
+    Event.ID_RENEWED: ("IdCertRenewSuccess", INFORMATIONAL),
+    Event.ID_RENEW_FAILED: ("IdCertRenewFail", ERROR),
+    Event.CERTIFICATE_ENDED: ("IdCertExpired", ERROR),
+    Event.CLOCK_OUT_OF_RANGE: ("IdCertOutOfRange", ERROR),
+    Event.CLOCK_IN_RANGE: ("SystemClockChanged", INFORMATIONAL),
+    Event.EVAL_WARNING: ("EvalExpiryWarning", WARNING),
+    Event.EVAL_ENDED: ("EvalExpired", ERROR),
+    Event.DEREGISTER: ("DeRegisterStarted", INFORMATIONAL),
+    Event.DEREGISTERED: ("DeRegisterSuccess", INFORMATIONAL),
+    Event.DEREGISTER_FAILED: ("DeRegisterFailed", ERROR),
+    Event.AUTHORIZATION_ENDED: ("AuthorizationExpired", ERROR),
+}
+
+#: How grave it is to be in a state.
+_GRAVE: Final[Mapping[State, str]] = {
+    State.EVAL_EXPIRED: ERROR,
+    State.OUT_OF_COMPLIANCE: WARNING,
+    State.AUTHORIZATION_EXPIRED: WARNING,
+}
+
+
+def notices(happened: Happened, agent: SmartAgent) -> tuple[Notice, ...]:
+    """Return what is told of `happened`; `agent` is the one after it."""
+    cause = happened.event.value + (f" ({happened.code})" if happened.code else "")
+    told: list[Notice] = []
+
+    def tell(name: str, severity: str, sentence: str = "") -> None:
+        told.append(Notice(name=name, severity=severity, cause=cause, sentence=sentence))
+
+    known = _NOTICES.get(happened.event)
+    if known is not None:
+        tell(*known, happened.sentence)
+    was, is_now = happened.reachable
+    if was and not is_now:
+        # Once an outage, not once a try.
+        tell("CommunicationFailure", ERROR, happened.sentence)
+    if is_now and not was:
+        tell("CommunicationRestored", INFORMATIONAL)
+    if happened.before is not happened.after:
+        if happened.after is State.UNCONFIGURED:
+            tell("Disabled", INFORMATIONAL)
+        tell(
+            "EnforcementMode",
+            _GRAVE.get(happened.after, INFORMATIONAL),
+            f"{happened.before} -> {happened.after}, {agent.enforcement}",
+        )
+    if happened.listening[0] != happened.listening[1]:
+        on = happened.listening[1]
+        tell("ListenMode", WARNING if on else INFORMATIONAL, "on" if on else "off")
+    return tuple(told)

@@ -1,0 +1,1 @@
+"""The manager, pool role: orders, tenants, devices, allocations, signed grants and leases."""

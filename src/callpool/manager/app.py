@@ -1,0 +1,141 @@
+"""Composition: the doors of the manager's two roles on one HTTPS port."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import signal
+import socket
+import sys
+from collections.abc import AsyncIterator
+from typing import Any, Final
+
+import uvicorn
+from litestar import Litestar
+from litestar.datastructures import State
+from litestar.exceptions import HTTPException
+
+from callpool.host.console import say
+from callpool.licensing.errors import CallpoolError
+from callpool.manager import authority_api, device_api, operator_api, smart_api
+from callpool.manager.access import Access
+from callpool.manager.core import Manager
+from callpool.manager.hints import Hub
+from callpool.manager.settings import split_listen
+from callpool.manager.web import in_thread, refuse, refuse_bug, refuse_http
+
+#: Real seconds between two looks at what the clock brings.
+_SWEEP: Final = 0.5
+
+_log = logging.getLogger(__name__)
+
+
+def build(manager: Manager, port: int) -> Litestar:
+    """Return the application of a manager that listens on `port`."""
+
+    @contextlib.asynccontextmanager
+    async def running(app: Litestar) -> AsyncIterator[None]:
+        app.state.hub = Hub(manager)
+        sweeper = asyncio.create_task(_sweep(manager))
+        try:
+            yield
+        finally:
+            sweeper.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await sweeper
+            await app.state.hub.stop()
+
+    handlers: dict[Any, Any] = {
+        CallpoolError: refuse,
+        HTTPException: refuse_http,
+        Exception: refuse_bug,
+    }
+    return Litestar(
+        route_handlers=[
+            *device_api.HANDLERS,
+            *authority_api.HANDLERS,
+            *operator_api.HANDLERS,
+            *smart_api.HANDLERS,
+        ],
+        lifespan=[running],
+        state=State(
+            {
+                "manager": manager,
+                "access": Access(manager),
+                "base_urls": manager.settings.base_urls(port),
+            }
+        ),
+        exception_handlers=handlers,
+        openapi_config=None,
+        request_max_body_size=None,  # `web.read_body` bounds every body, with our own sentence
+    )
+
+
+async def _sweep(manager: Manager) -> None:
+    while True:
+        try:
+            await in_thread(manager.sweep)
+        except CallpoolError as error:
+            _log.warning("%s", error.sentence)
+        await asyncio.sleep(_SWEEP)
+
+
+class Server(uvicorn.Server):
+    """Ends the open streams of hints when it is told to stop, so that it does stop."""
+
+    def handle_exit(self, sig: int, frame: Any) -> None:
+        """Take a signal."""
+        app = self.config.app
+        if isinstance(app, Litestar) and "hub" in app.state:
+            app.state.hub.close()
+        super().handle_exit(sig, frame)
+
+
+def serve(manager: Manager, listen: str) -> None:
+    """Serve until a signal ends it.
+
+    Raises CallpoolError `port_in_use` or `cannot_listen`.
+    """
+    # Uvicorn raises the signal that ended it once more: a manager that was told to stop has
+    # done what it was told, and its status is 0.
+    for name in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(name, lambda *_: sys.exit(0))
+    address, port = split_listen(listen)
+    listener = _listen(address, port)
+    port = listener.getsockname()[1]
+    manager.identity.renew_tls(manager.settings.hosts)
+    say(f"callpool manager: {manager.settings.url(port)}")
+    config = uvicorn.Config(
+        build(manager, port),
+        ssl_certfile=str(manager.layout.certificate),
+        ssl_keyfile=str(manager.layout.certificate_key),
+        log_level="warning",
+        access_log=False,
+        server_header=False,
+        timeout_graceful_shutdown=3,
+        timeout_keep_alive=75,
+        lifespan="on",
+    )
+    Server(config).run(sockets=[listener])
+
+
+def _listen(address: str, port: int) -> socket.socket:
+    family = socket.AF_INET6 if ":" in address else socket.AF_INET
+    listener = socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP)
+    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    # Inherited by every connection: without it a reply in two writes waits 40 ms for an ACK.
+    listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    try:
+        listener.bind((address, port))
+        listener.listen(1024)
+    except OSError as error:
+        listener.close()
+        if error.errno == 98:
+            raise CallpoolError(
+                "port_in_use", f"Port {port} on {address} is in use by another program."
+            ) from error
+        raise CallpoolError(
+            "cannot_listen", f"Cannot listen on {address} port {port}: {error.strerror}."
+        ) from error
+    return listener

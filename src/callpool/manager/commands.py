@@ -1,0 +1,143 @@
+"""`callpool manager`: make a manager, run it, and what only its own machine may do."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import msgspec
+import typer
+
+from callpool.host.console import say
+from callpool.licensing.errors import CallpoolError
+from callpool.manager import inventory
+from callpool.manager.core import FIRST_OPERATOR, Manager
+from callpool.manager.settings import Layout, Settings, load, save, split_listen
+from callpool.wire.keys import PublicKey
+from callpool.wire.tokens import join
+
+manager_app = typer.Typer(no_args_is_help=True, help="Run the license pool's manager.")
+
+Directory = Annotated[Path, typer.Option("--dir", help="The manager's directory.")]
+#: Who a change is journalled under when it is made on the manager's own machine.
+_LOCAL = "root"
+_HERE = "this machine"
+
+
+def vendor_key(file: Path) -> str:
+    """Return the public key in a vendor's `vendor.pub`; raises TrustError `bad_key`, OSError."""
+    return PublicKey.from_text(file.read_text(errors="replace").strip()).text
+
+
+def check_listen(listen: str) -> str:
+    """Return ADDRESS:PORT; raises CallpoolError `bad_listen`."""
+    try:
+        split_listen(listen)
+    except ValueError as error:
+        raise CallpoolError(
+            "bad_listen", "--listen is ADDRESS:PORT, such as 0.0.0.0:443."
+        ) from error
+    return listen
+
+
+@manager_app.command()
+def init(
+    directory: Directory,
+    listen: Annotated[str, typer.Option(help="ADDRESS:PORT.")] = Settings().listen,
+    host: Annotated[
+        list[str] | None, typer.Option(help="A name devices reach it by; repeatable.")
+    ] = None,
+    url: Annotated[
+        list[str] | None,
+        typer.Option(help="A further URL that requests may be signed for (a proxy); repeatable."),
+    ] = None,
+    vendor: Annotated[
+        list[Path] | None, typer.Option("--vendor-key", help="A vendor's vendor.pub; repeatable.")
+    ] = None,
+    lease_seconds: Annotated[float, typer.Option(help="Length of a lease.", min=1.0)] = (
+        Settings().lease_seconds
+    ),
+    poll_seconds: Annotated[float, typer.Option(help="Between two polls.", min=0.1)] = (
+        Settings().poll_seconds
+    ),
+    retry_seconds: Annotated[float, typer.Option(help="Between retries at first.", min=0.1)] = (
+        Settings().retry_seconds
+    ),
+    lab_clock: Annotated[str, typer.Option(help="A lab's clock file.")] = "",
+) -> None:
+    """Make a manager: keys, certificates, database, first operator."""
+    settings = Settings(
+        listen=check_listen(listen),
+        hosts=tuple(host or ()),
+        urls=tuple(url or ()),
+        vendor_keys=tuple(vendor_key(file) for file in vendor or ()),
+        lease_seconds=lease_seconds,
+        poll_seconds=poll_seconds,
+        retry_seconds=retry_seconds,
+        lab_clock=str(Path(lab_clock).absolute()) if lab_clock else "",
+    )
+    manager = Manager.create(Layout(directory), settings)
+    say(f"Product key: {manager.product_key()}")
+    say(f"Operator {FIRST_OPERATOR}; the password is in {manager.layout.password}")
+    say(f"Clients trust {manager.layout.ca}")
+    if not settings.vendor_keys:
+        say(f"Next: callpool manager trust-vendor --dir {directory} FILE (the vendor's vendor.pub)")
+    manager.close()
+
+
+@manager_app.command()
+def run(
+    directory: Directory,
+    listen: Annotated[str, typer.Option(help="ADDRESS:PORT instead of the configured.")] = "",
+) -> None:
+    """Run the manager until a signal ends it."""
+    # Imported here: the other commands do without the web framework.
+    from callpool.manager.app import serve
+
+    manager = Manager(Layout(directory))
+    try:
+        serve(manager, check_listen(listen or manager.settings.listen))
+    finally:
+        manager.close()
+
+
+@manager_app.command("product-key")
+def product_key(directory: Directory) -> None:
+    """Print the key that orders are bound to."""
+    say(Manager(Layout(directory)).product_key())
+
+
+@manager_app.command("trust-vendor")
+def trust_vendor(
+    directory: Directory, file: Annotated[Path, typer.Argument(help="The vendor's vendor.pub.")]
+) -> None:
+    """Import orders of this vendor from now on (a running manager: restart it)."""
+    layout = Layout(directory)
+    settings = load(layout)
+    keys = tuple(dict.fromkeys([*settings.vendor_keys, vendor_key(file)]))
+    save(layout, msgspec.structs.replace(settings, vendor_keys=keys))
+    Manager(layout).change(_LOCAL, _HERE, lambda c: c.journal("vendor_trusted", key=keys[-1]))
+    say(f"{len(keys)} vendor key(s) trusted.")
+
+
+@manager_app.command("roll-key")
+def roll_key(
+    directory: Directory,
+    old_valid_days: Annotated[float, typer.Option(help="Old keys stay good for.", min=0)] = 30.0,
+) -> None:
+    """Sign replies by a new key from now on; devices learn it at their next contact."""
+    manager = Manager(Layout(directory))
+    now = manager.clock.now().wall
+    book = manager.identity.roll(now, old_valid_days * 86_400)
+    manager.change(_LOCAL, _HERE, lambda c: c.journal("key_rolled", key_set=book.serial))
+    say(f"Key set {book.serial} is in force.")
+
+
+@manager_app.command()
+def unlock(
+    directory: Directory, serial: Annotated[str, typer.Argument(help="The unit's serial number.")]
+) -> None:
+    """Release a locked unit; prints the token by which one machine may go on as it."""
+    manager = Manager(Layout(directory))
+    _, secret = manager.change(_LOCAL, _HERE, lambda c: inventory.unlock(c, serial))
+    say(join(secret, manager.identity.anchor.public.kid))

@@ -1,0 +1,281 @@
+"""A contact: what a device reports is taken in, its lease renewed, its grant written, then sent.
+
+Contact values tell a clone from its original. Each good contact hands out the next value:
+- the current value is good;
+- the same value with the nonce of the last request is that request repeated: it gets the same
+  reply again, byte for byte;
+- the previous value with another nonce is a lost reply: accepted once;
+- anything else is a copied or rolled-back machine: the unit is locked until an operator
+  decides, and its lease is not renewed.
+"""
+
+from __future__ import annotations
+
+import secrets
+from dataclasses import dataclass
+
+import msgspec
+
+from callpool.licensing.errors import TrustError
+from callpool.licensing.instant import SKEW_REFUSED, SKEW_REPORTED
+from callpool.manager.change import Change
+from callpool.manager.identity import Identity
+from callpool.manager.ledger import (
+    ACTIVE,
+    FIXED,
+    REPLACED,
+    device_by_id,
+    read_slices,
+    regrant,
+    sent_grants,
+    settle_unit,
+    unit_by_serial,
+)
+from callpool.manager.settings import Settings
+from callpool.manager.store.database import Row, Tx
+from callpool.wire.envelope import REPLY, sign
+from callpool.wire.keys import PublicKey
+from callpool.wire.messages import (
+    MANAGED,
+    NOT_LISTED,
+    NOT_MANAGED,
+    ContactReply,
+    ContactRequest,
+    GrantMessage,
+    RestartOrder,
+)
+
+#: Codes of a unit that is locked.
+STALE_CONTACT = "stale_contact"
+UNIT_LOCKED = "unit_locked"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Answer:
+    """What goes back to the device: a signed reply, or why there is none."""
+
+    #: The reply's envelope.
+    reply: str = ""
+    #: Why it is refused; what was written because of it (a lock) stays written.
+    refusal: TrustError | None = None
+
+
+def signer_of(tx: Tx, kid: str) -> tuple[PublicKey, str] | None:
+    """Return the key named `kid` and the serial number that it is enrolled for, or None."""
+    row = tx.row("SELECT public_key, serial FROM unit WHERE kid = :kid", kid=kid)
+    return None if row is None else (PublicKey.from_text(row["public_key"]), row["serial"])
+
+
+def check_skew(time: float, now: float) -> float:
+    """Return a device's skew in seconds; raises TrustError `clock_skew` above an hour."""
+    skew = time - now
+    if abs(skew) > SKEW_REFUSED:
+        raise TrustError(
+            "clock_skew",
+            f"The device's clock is {abs(skew):.0f} seconds "
+            f"{'ahead of' if skew > 0 else 'behind'} the manager's; set one of them right.",
+        )
+    return skew
+
+
+def contact(
+    change: Change, request: ContactRequest, kid: str, identity: Identity, settings: Settings
+) -> Answer:
+    """Take one contact, verified by key `kid`; all is on disk before the answer leaves."""
+    unit = unit_by_serial(change, request.serial)
+    assert unit is not None  # its key was found a moment ago, and rows are never deleted
+    if unit["state"] == REPLACED:
+        change.journal("replaced_unit_called", serial=request.serial)
+        return Answer(
+            refusal=TrustError(
+                "serial_replaced", f"Serial number {request.serial} has been replaced by another."
+            )
+        )
+    if unit["kid"] != kid:  # released while the request was on its way
+        return Answer(
+            refusal=TrustError("unknown_signer", "The device's key is no longer trusted.")
+        )
+    if unit["locked"]:
+        return Answer(refusal=_locked(UNIT_LOCKED, request.serial))
+    try:
+        skew = check_skew(request.time, change.now)
+    except TrustError as error:
+        change.journal("clock_skew_refused", serial=request.serial, skew=request.time - change.now)
+        return Answer(refusal=error)
+    asked = f"{request.contact} {request.nonce}"
+    if asked == unit["last_request"]:
+        return Answer(reply=unit["last_reply"])
+    last = msgspec.json.decode(unit["report"]) if unit["report"] else {}
+    current = request.contact == unit["contact_current"]
+    if not current:
+        previous = request.contact == unit["contact_previous"]
+        if previous and request.time < last.get("time", 0.0):
+            # A request that was overtaken by a later one: old news, and no sign of a clone.
+            return Answer(
+                refusal=TrustError(
+                    "older_report", "This request is older than the last one and was not taken."
+                )
+            )
+        if not previous or unit["previous_used"]:
+            change.tx.run(
+                "UPDATE unit SET locked = :why WHERE serial = :serial",
+                why=STALE_CONTACT,
+                serial=request.serial,
+            )
+            change.journal("unit_locked", serial=request.serial, reason=STALE_CONTACT)
+            return Answer(refusal=_locked(STALE_CONTACT, request.serial))
+    if abs(skew) > SKEW_REPORTED:
+        change.journal("clock_skew", serial=request.serial, skew=skew)
+    unit = _take_report(change, unit, request, current=current)
+    settle_unit(change, unit)
+    device = device_by_id(change, unit["device_id"])
+    regrant(change, device)
+    unit = unit_by_serial(change, request.serial)
+    assert unit is not None  # as above
+    return Answer(reply=_reply(change, unit, device, request, identity, settings))
+
+
+def _locked(code: str, serial: str) -> TrustError:
+    return TrustError(
+        code,
+        f"Serial number {serial} is locked: a copied or rolled-back machine has called by it; "
+        "an operator decides at the manager.",
+    )
+
+
+def _take_report(change: Change, unit: Row, request: ContactRequest, *, current: bool) -> Row:
+    """Keep the report; the current contact value proves that the last reply arrived."""
+    change.tx.run(
+        "UPDATE unit SET report = :report, last_contact = :now, hint_seen = hint_seq,"
+        " floor_version = CASE WHEN :current THEN max(floor_version, sent_version)"
+        "   ELSE floor_version END,"
+        " keys_known = CASE WHEN :current THEN keys_sent ELSE keys_known END"
+        " WHERE serial = :serial",
+        report=msgspec.json.encode(msgspec.structs.replace(request, contact="", nonce="")).decode(),
+        now=change.now,
+        current=current,
+        serial=unit["serial"],
+    )
+    taken = unit_by_serial(change, unit["serial"])
+    assert taken is not None  # it was there a moment ago
+    return taken
+
+
+def _covered(change: Change, unit: Row) -> bool:
+    """Tell whether what the device may be running is still held for it.
+
+    A lease that ended here freed what was held beyond the targets; a device that has not
+    noticed gets no renewal, so that it drops what it runs.
+    """
+    held = {
+        (r["type"], r["order_id"], r["since"]): r["held"]
+        for r in change.tx.rows(
+            "SELECT type, order_id, since, held FROM holding WHERE serial = :serial",
+            serial=unit["serial"],
+        )
+    }
+    return all(
+        count <= held.get((name, *key), 0)
+        for grant in sent_grants(change, unit, unit["grant_version"] + 1)
+        for name, counts in grant.items()
+        for key, count in counts.items()
+    )
+
+
+def _reply(
+    change: Change,
+    unit: Row,
+    device: Row,
+    request: ContactRequest,
+    identity: Identity,
+    settings: Settings,
+) -> str:
+    listed = unit["state"] == ACTIVE and device["removed_at"] is None
+    managed = listed and device["mode"] == FIXED
+    status = MANAGED if managed else NOT_MANAGED if listed else NOT_LISTED
+    lease = settings.lease_seconds
+    holds = change.tx.row("SELECT 1 FROM holding WHERE serial = :serial", serial=unit["serial"])
+    spent = not unit["leased"] and not _covered(change, unit)
+    if spent:
+        lease = 0.0
+    elif not managed:
+        # No renewal: what is left of the lease is all it gets.
+        lease = max(0.0, (unit["lease_end"] or 0.0) - change.now) if unit["leased"] else 0.0
+    gives = managed or holds is not None
+    if gives and unit["sent_version"] != unit["grant_version"]:
+        change.tx.run(
+            "INSERT INTO grant_journal (serial, version, slices, at)"
+            " VALUES (:serial, :version, :slices, :now) ON CONFLICT (serial, version) DO NOTHING",
+            serial=unit["serial"],
+            version=unit["grant_version"],
+            slices=unit["grant_content"],
+            now=change.now,
+        )
+        change.journal(
+            "grant_sent",
+            serial=unit["serial"],
+            version=unit["grant_version"],
+            reason=request.reason,
+        )
+    book = identity.key_book()
+    restart = None
+    if listed and unit["restart_number"] > request.restart_done:
+        restart = RestartOrder(number=unit["restart_number"], save=bool(unit["restart_save"]))
+    # Calls in progress keep units that are to be given back: ask again soon. A change that
+    # waits for a restart is not hurried by asking.
+    soon = spent or (
+        request.applied_version == unit["grant_version"]
+        and change.tx.row(
+            "SELECT 1 FROM holding WHERE serial = :serial AND held > granted",
+            serial=unit["serial"],
+        )
+        is not None
+    )
+    answer = ContactReply(
+        nonce=request.nonce,
+        serial=unit["serial"],
+        time=change.now,
+        status=status,
+        contact=secrets.token_urlsafe(18),
+        grant=GrantMessage(
+            version=unit["grant_version"],
+            apply=device["apply"],
+            slices=read_slices(unit["grant_content"]),
+        )
+        if gives
+        else None,
+        lease_end=change.now + lease,
+        lease_seconds=lease,
+        poll_seconds=settings.reclaim_poll_seconds if soon else settings.poll_seconds,
+        retry_seconds=settings.retry_seconds,
+        retry_later_seconds=settings.retry_later_seconds,
+        retry_later_after=settings.retry_later_after,
+        restart=restart,
+        key_set=book.envelope if unit["keys_known"] < book.serial else "",
+    )
+    reply = sign(identity.signer(unit["keys_known"], change.now), REPLY, answer)
+    renews = lease > 0.0
+    change.tx.run(
+        "UPDATE unit SET contact_previous = :used, contact_current = :next,"
+        " previous_used = :lost, last_request = :asked, last_reply = :reply,"
+        " keys_sent = :keys, sent_version = CASE WHEN :gives THEN grant_version"
+        "   ELSE sent_version END,"
+        " leased = leased OR :renews,"
+        " lease_end = CASE WHEN :renews THEN max(coalesce(lease_end, 0), :lease_end)"
+        "   ELSE lease_end END,"
+        " lease_elapsed = CASE WHEN :renews THEN max(coalesce(lease_elapsed, 0), :lease_elapsed)"
+        "   ELSE lease_elapsed END"
+        " WHERE serial = :serial",
+        used=request.contact,
+        next=answer.contact,
+        lost=request.contact != unit["contact_current"],
+        asked=f"{request.contact} {request.nonce}",
+        reply=reply,
+        keys=book.serial,
+        gives=gives,
+        renews=renews,
+        lease_end=answer.lease_end,
+        lease_elapsed=change.elapsed + lease,
+        serial=unit["serial"],
+    )
+    return reply

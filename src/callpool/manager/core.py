@@ -1,0 +1,204 @@
+"""`Manager`: the database, the clock and the keys, and one way to change anything."""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import Callable
+from typing import Final, TypeVar
+
+import msgspec
+from sqlalchemy.exc import IntegrityError
+
+from callpool.host.clock import Clock, clock_for
+from callpool.host.files import write_durably
+from callpool.licensing.errors import CallpoolError, LicenseError
+from callpool.licensing.order import POOL_ORDER, SMART_ORDER, PurchaseOrder
+from callpool.manager import authority, authority_ledger
+from callpool.manager.access import add_operator
+from callpool.manager.change import CLOCK, Change, keep_elapsed, read_elapsed
+from callpool.manager.identity import Identity
+from callpool.manager.inventory import DEFAULT_TENANT, add_tenant
+from callpool.manager.pools import due, import_order, refill, sweep
+from callpool.manager.settings import Layout, Settings, load, save
+from callpool.manager.store.database import Database, Tx
+from callpool.wire.envelope import ORDER, trust, verify
+from callpool.wire.keys import PublicKey
+
+T = TypeVar("T")
+
+#: The first operator.
+FIRST_OPERATOR: Final = "admin"
+#: Letters of a product key: no two look alike.
+_LETTERS: Final = "ABCDEFGHJKMNPQRSTUVWXYZ23456789"
+
+
+def new_product_key() -> str:
+    """Return a new product key, such as `CP-7K2MN-...`: orders are bound to it."""
+    parts = ("".join(secrets.choice(_LETTERS) for _ in range(5)) for _ in range(4))
+    return "-".join(("CP", *parts))
+
+
+class Manager:
+    """One manager process on its directory; several may run on the same one."""
+
+    def __init__(self, layout: Layout) -> None:
+        """Open a manager's directory and bring its database up to date.
+
+        Raises CallpoolError `no_manager`, `bad_settings`, `database_unusable`; OSError.
+        """
+        self.layout = layout
+        self.settings = load(layout)
+        self.clock: Clock = clock_for(self.settings.lab_clock)
+        self.identity = Identity(layout)
+        self.database = Database(layout.database)
+        self.database.migrate()
+        #: Called after a change that some unit has to pull; set by the hints' hub.
+        self.on_hint: Callable[[], None] = lambda: None
+
+    @classmethod
+    def create(cls, layout: Layout, settings: Settings) -> Manager:
+        """Make a new manager; raises CallpoolError `manager_exists`, OSError."""
+        layout.directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+        if layout.settings.exists():
+            raise CallpoolError("manager_exists", f"{layout.directory} already holds a manager.")
+        now = clock_for(settings.lab_clock).now().wall
+        Identity.create(layout, hosts=settings.hosts, now=now)
+        database = Database(layout.database)
+        database.migrate()
+        password = secrets.token_urlsafe(18)
+        database.write(lambda tx: _first_rows(tx, now, settings, password))
+        database.close()
+        write_durably(layout.password, f"{password}\n".encode())
+        # Written last: a directory with this file holds a whole manager.
+        save(layout, settings)
+        return cls(layout)
+
+    def close(self) -> None:
+        """Close the database."""
+        self.database.close()
+
+    def change(self, who: str, source: str, work: Callable[[Change], T]) -> T:
+        """Run `work` as one change: what the clock brought is done first, all is on disk last.
+
+        Raises what `work` raises; LicenseError `pool_exceeded` where the database itself
+        refused (law 1).
+        """
+        made: Change | None = None
+
+        def run(tx: Tx) -> T:
+            nonlocal made
+            now = self.clock.now()
+            elapsed, keep = read_elapsed(tx, now)
+            if keep:
+                keep_elapsed(tx, now, elapsed)
+            made = Change(
+                tx=tx,
+                now=now.wall,
+                elapsed=elapsed,
+                lease_seconds=self.settings.lease_seconds,
+                who=who,
+                source=source,
+            )
+            if due(made):
+                sweep(made)
+            if authority_ledger.due(made):
+                authority_ledger.sweep(made)
+            result = work(made)
+            if made.freed:
+                refill(made)
+            return result
+
+        try:
+            result = self.database.write(run)
+        except IntegrityError as error:
+            raise LicenseError(
+                "pool_exceeded", "The database refused the change: it would oversell the pool."
+            ) from error
+        if made is not None and made.hinted:
+            self.on_hint()
+        return result
+
+    def sweep(self) -> bool:
+        """Do what the clock brings, if anything is due; returns whether something was."""
+
+        def look(tx: Tx) -> bool:
+            now = self.clock.now()
+            elapsed, keep = read_elapsed(tx, now)
+            looked = Change(
+                tx=tx,
+                now=now.wall,
+                elapsed=elapsed,
+                lease_seconds=self.settings.lease_seconds,
+                who=CLOCK,
+                source="",
+            )
+            return keep or due(looked) or authority_ledger.due(looked)
+
+        if not self.database.read(look):
+            return False
+        self.change(CLOCK, "", lambda change: None)
+        return True
+
+    def import_order(self, who: str, source: str, envelope: bytes) -> PurchaseOrder:
+        """Verify and import an order file for the pool.
+
+        Raises as `verified_order`, LicenseError as `pools.import_order` does.
+        """
+        order = self.verified_order(envelope, POOL_ORDER)
+        text = envelope.decode().strip()
+        return self.change(who, source, lambda change: import_order(change, order, text))
+
+    def import_smart_order(
+        self, who: str, source: str, envelope: bytes, account: str, virtual_account: str
+    ) -> tuple[PurchaseOrder, str, str]:
+        """Verify and import an order file for smart licensing into a virtual account.
+
+        Returns the order and the names of the account and the virtual account. Raises as
+        `verified_order`, LicenseError as `authority.import_order` does.
+        """
+        order = self.verified_order(envelope, SMART_ORDER)
+        text = envelope.decode().strip()
+        row = self.change(
+            who,
+            source,
+            lambda change: authority.import_order(change, order, text, account, virtual_account),
+        )
+        return order, row["account"], row["name"]
+
+    def verified_order(self, envelope: bytes, role: str) -> PurchaseOrder:
+        """Return the order for `role` in a vendor's signed file.
+
+        Raises TrustError as `wire.envelope.verify` does, CallpoolError `no_vendor_key` where
+        this manager trusts no vendor yet, LicenseError as `PurchaseOrder.from_payload` does.
+        """
+        if not self.settings.vendor_keys:
+            raise CallpoolError(
+                "no_vendor_key",
+                "This manager trusts no vendor yet: run `callpool manager trust-vendor`.",
+            )
+        keys = trust(*(PublicKey.from_text(text) for text in self.settings.vendor_keys))
+        body = verify(envelope, ORDER, keys)
+        try:
+            payload = msgspec.json.decode(body, type=dict)
+        except msgspec.DecodeError as error:
+            raise LicenseError("bad_document", "The order does not have its form.") from error
+        return PurchaseOrder.from_payload(payload, role)
+
+    def product_key(self) -> str:
+        """Return the key that orders for this manager are bound to."""
+        return self.database.read(lambda tx: tx.meta("product_key"))
+
+
+def _first_rows(tx: Tx, now: float, settings: Settings, password: str) -> None:
+    tx.set_meta("product_key", new_product_key())
+    change = Change(
+        tx=tx,
+        now=now,
+        elapsed=0.0,
+        lease_seconds=settings.lease_seconds,
+        who="init",
+        source="this machine",
+    )
+    add_tenant(change, DEFAULT_TENANT, {})
+    add_operator(change, FIRST_OPERATOR, password)
+    change.journal("initialised")

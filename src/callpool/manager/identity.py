@@ -1,0 +1,261 @@
+"""Who the manager is: anchor, signing keys, certificate authority, TLS certificate.
+
+The anchor's thumbprint is part of every registration token; it signs the key set and nothing
+else. Replies are signed by the newest key that the device is known to hold, so keys are rolled
+without a device ever meeting one that it does not know. Certificates for TLS stay on real time.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+from collections.abc import Sequence
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Final
+
+import msgspec
+from cryptography import x509
+from cryptography.exceptions import InvalidSignature
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
+from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
+
+from callpool.host.files import write_durably
+from callpool.licensing.errors import TrustError
+from callpool.manager.settings import Layout
+from callpool.wire.envelope import KEY_SET, sign
+from callpool.wire.keys import PublicKey, SigningKey
+from callpool.wire.messages import KeySet, SigningKeyEntry
+
+#: How long an ID certificate is good for (design: 365 days).
+ID_DAYS: Final = 365
+#: How long the TLS certificate is good for, and when `run` makes a new one.
+TLS_DAYS: Final = 397
+TLS_RENEW_DAYS: Final = 30
+_CA_DAYS: Final = 20 * 365
+#: A key that is not rolled is good for this long.
+_KEY_SECONDS: Final = 20 * 365 * 86_400.0
+
+
+class KeyRecord(msgspec.Struct, frozen=True, kw_only=True):
+    """One signing key of the set, as `identity/keys.json` keeps it."""
+
+    #: The file in the identity directory.
+    file: str
+    #: Its public half, base64url.
+    public_key: str
+    #: The key set's serial with which it came.
+    since: int
+    #: Replies signed by it are refused from this time on.
+    not_after: float
+
+
+class KeyBook(msgspec.Struct, frozen=True, kw_only=True):
+    """All signing keys, newest last, and the set in its envelope signed by the anchor."""
+
+    serial: int
+    keys: tuple[KeyRecord, ...]
+    envelope: str
+
+
+class Identity:
+    """The manager's keys, read from its identity directory."""
+
+    def __init__(self, layout: Layout) -> None:
+        """Read the keys; raises OSError or TrustError `bad_key`."""
+        self._directory = layout.identity
+        self._layout = layout
+        self.anchor = SigningKey.load(self._directory / "anchor.pem")
+        ca_key = serialization.load_pem_private_key(
+            (self._directory / "ca-key.pem").read_bytes(), password=None
+        )
+        assert isinstance(ca_key, ec.EllipticCurvePrivateKey)  # made by `create`
+        self._ca_key = ca_key
+        self.ca_pem = layout.ca.read_bytes()
+        self._ca = x509.load_pem_x509_certificate(self.ca_pem)
+        self._stamp: tuple[int, int] | None = None
+        self._signing: dict[str, SigningKey] = {}
+        self._book = KeyBook(serial=0, keys=(), envelope="")
+        self.key_book()
+
+    @classmethod
+    def create(cls, layout: Layout, *, hosts: Sequence[str], now: float) -> Identity:
+        """Make all keys and certificates, private files mode 0600; raises OSError."""
+        directory = layout.identity
+        directory.mkdir(mode=0o700, exist_ok=True)
+        anchor = SigningKey.generate()
+        anchor.save(directory / "anchor.pem")
+        ca_key = ec.generate_private_key(ec.SECP256R1())
+        name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "callpool manager CA")])
+        start = datetime.now(UTC) - timedelta(days=1)
+        ca = (
+            x509.CertificateBuilder()
+            .subject_name(name)
+            .issuer_name(name)
+            .public_key(ca_key.public_key())
+            .serial_number(x509.random_serial_number())
+            .not_valid_before(start)
+            .not_valid_after(start + timedelta(days=_CA_DAYS))
+            .add_extension(x509.BasicConstraints(ca=True, path_length=0), critical=True)
+            .add_extension(_usage(ca=True), critical=True)
+            .add_extension(
+                x509.SubjectKeyIdentifier.from_public_key(ca_key.public_key()), critical=False
+            )
+            .sign(ca_key, hashes.SHA256())
+        )
+        write_durably(directory / "ca-key.pem", _private_pem(ca_key))
+        write_durably(layout.ca, ca.public_bytes(serialization.Encoding.PEM), mode=0o644)
+        _roll(directory, anchor, KeyBook(serial=0, keys=(), envelope=""), now, 0.0)
+        made = cls(layout)
+        made.make_tls(hosts)
+        return made
+
+    def key_book(self) -> KeyBook:
+        """Return the signing keys, read again where another process has rolled them."""
+        file = self._directory / "keys.json"
+        found = file.stat()
+        stamp = (found.st_mtime_ns, found.st_ino)
+        if stamp != self._stamp:
+            book = msgspec.json.decode(file.read_bytes(), type=KeyBook)
+            self._signing = {k.file: SigningKey.load(self._directory / k.file) for k in book.keys}
+            self._book, self._stamp = book, stamp
+        return self._book
+
+    def signer(self, known: int, now: float) -> SigningKey:
+        """Return the newest key of the set whose serial `known` a device holds."""
+        book = self.key_book()
+        usable = [k for k in book.keys if k.since <= known and k.not_after > now]
+        return self._signing[(usable or book.keys)[-1].file]
+
+    def roll(self, now: float, old_valid_seconds: float) -> KeyBook:
+        """Add a new signing key; the old ones stay good for `old_valid_seconds`."""
+        _roll(self._directory, self.anchor, self.key_book(), now, old_valid_seconds)
+        return self.key_book()
+
+    def id_certificate(self, serial: str, key: PublicKey, now: float) -> str:
+        """Return an ID certificate for a unit, PEM, good for ID_DAYS from `now`."""
+        start = datetime.fromtimestamp(now, UTC)
+        certificate = (
+            x509.CertificateBuilder()
+            .subject_name(x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, serial)]))
+            .issuer_name(self._ca.subject)
+            .public_key(Ed25519PublicKey.from_public_bytes(key.raw))
+            .serial_number(x509.random_serial_number())
+            .not_valid_before(start - timedelta(minutes=5))
+            .not_valid_after(start + timedelta(days=ID_DAYS))
+            .add_extension(x509.BasicConstraints(ca=False, path_length=None), critical=True)
+            .add_extension(x509.ExtendedKeyUsage([ExtendedKeyUsageOID.CLIENT_AUTH]), critical=False)
+            .sign(self._ca_key, hashes.SHA256())
+        )
+        return certificate.public_bytes(serialization.Encoding.PEM).decode()
+
+    def make_tls(self, hosts: Sequence[str]) -> None:
+        """Make a new TLS server certificate for localhost and `hosts`; raises OSError."""
+        key = ec.generate_private_key(ec.SECP256R1())
+        names: list[x509.GeneralName] = []
+        for host in dict.fromkeys(["localhost", "127.0.0.1", *hosts]):
+            try:
+                names.append(x509.IPAddress(ipaddress.ip_address(host)))
+            except ValueError:
+                names.append(x509.DNSName(host))
+        start = datetime.now(UTC) - timedelta(days=1)
+        certificate = (
+            x509.CertificateBuilder()
+            .subject_name(x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "callpool manager")]))
+            .issuer_name(self._ca.subject)
+            .public_key(key.public_key())
+            .serial_number(x509.random_serial_number())
+            .not_valid_before(start)
+            .not_valid_after(start + timedelta(days=TLS_DAYS))
+            .add_extension(x509.SubjectAlternativeName(names), critical=False)
+            .add_extension(x509.BasicConstraints(ca=False, path_length=None), critical=True)
+            .add_extension(_usage(ca=False), critical=True)
+            .add_extension(x509.ExtendedKeyUsage([ExtendedKeyUsageOID.SERVER_AUTH]), critical=False)
+            .add_extension(
+                x509.AuthorityKeyIdentifier.from_issuer_public_key(self._ca_key.public_key()),
+                critical=False,
+            )
+            .sign(self._ca_key, hashes.SHA256())
+        )
+        write_durably(self._layout.certificate_key, _private_pem(key))
+        write_durably(
+            self._layout.certificate,
+            certificate.public_bytes(serialization.Encoding.PEM),
+            mode=0o644,
+        )
+
+    def renew_tls(self, hosts: Sequence[str]) -> None:
+        """Make a new TLS certificate where the present one is about to end."""
+        present = x509.load_pem_x509_certificate(self._layout.certificate.read_bytes())
+        left = present.not_valid_after_utc - datetime.now(UTC)
+        if left < timedelta(days=TLS_RENEW_DAYS):
+            self.make_tls(hosts)
+
+
+def check_request(pem: str, serial: str, key: PublicKey) -> None:
+    """Refuse a certificate request that is not this unit's own: TrustError `bad_request`."""
+    wrong = TrustError(
+        "bad_request", "The certificate request does not match the device's key and serial number."
+    )
+    try:
+        request = x509.load_pem_x509_csr(pem.encode())
+        public = request.public_key()
+        valid = request.is_signature_valid
+    except (ValueError, TypeError, InvalidSignature) as error:
+        raise wrong from error
+    names = [str(n.value) for n in request.subject.get_attributes_for_oid(NameOID.COMMON_NAME)]
+    if not (
+        valid
+        and isinstance(public, Ed25519PublicKey)
+        and public.public_bytes_raw() == key.raw
+        and names == [serial]
+    ):
+        raise wrong
+
+
+def _roll(directory: Path, anchor: SigningKey, book: KeyBook, now: float, old: float) -> None:
+    key = SigningKey.generate()
+    serial = book.serial + 1
+    record = KeyRecord(
+        file=f"signing-{serial}.pem",
+        public_key=key.public.text,
+        since=serial,
+        not_after=now + _KEY_SECONDS,
+    )
+    kept = [
+        msgspec.structs.replace(k, not_after=min(k.not_after, now + old))
+        for k in book.keys
+        if k.not_after > now
+    ]
+    keys = (*kept, record)
+    body = KeySet(
+        serial=serial,
+        keys=tuple(SigningKeyEntry(public_key=k.public_key, not_after=k.not_after) for k in keys),
+    )
+    key.save(directory / record.file)
+    made = KeyBook(serial=serial, keys=keys, envelope=sign(anchor, KEY_SET, body))
+    # The book is replaced last: until then the new key is a file that nobody names.
+    write_durably(directory / "keys.json", msgspec.json.encode(made))
+
+
+def _usage(*, ca: bool) -> x509.KeyUsage:
+    return x509.KeyUsage(
+        digital_signature=True,
+        content_commitment=False,
+        key_encipherment=False,
+        data_encipherment=False,
+        key_agreement=False,
+        key_cert_sign=ca,
+        crl_sign=ca,
+        encipher_only=False,
+        decipher_only=False,
+    )
+
+
+def _private_pem(key: ec.EllipticCurvePrivateKey) -> bytes:
+    return key.private_bytes(
+        serialization.Encoding.PEM,
+        serialization.PrivateFormat.PKCS8,
+        serialization.NoEncryption(),
+    )

@@ -1,0 +1,397 @@
+"""The operators' door: /api/v1, JSON in and out, problem details for what is refused."""
+
+from __future__ import annotations
+
+import base64
+from collections.abc import Callable
+from typing import Any, Final, TypeVar
+
+import msgspec
+from litestar import Request, Response, delete, get, patch, post, put
+
+from callpool.licensing.errors import CallpoolError, LicenseError
+from callpool.manager import inventory, pools, views
+from callpool.manager.access import Access
+from callpool.manager.change import Change
+from callpool.manager.core import Manager
+from callpool.manager.store.database import Tx
+from callpool.manager.web import JSON, answer, decode, in_thread, read_body, source_of
+from callpool.wire.messages import CONTENT_TYPE
+from callpool.wire.tokens import join
+
+T = TypeVar("T")
+AnyRequest = Request[Any, Any, Any]
+Answer = Response[bytes]
+
+#: What an order file may be sent as.
+ORDER_TYPES: Final = frozenset({CONTENT_TYPE, "text/plain", "application/octet-stream"})
+_DAY: Final = 86_400.0
+_MOST_TOKEN_DAYS: Final = 365
+_MOST_TOKEN_USES: Final = 10_000
+
+
+class Body(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Base of request bodies: a field that is not known is refused."""
+
+
+class SessionBody(Body, frozen=True, kw_only=True):
+    """Sign in."""
+
+    username: str
+    password: str
+
+
+class TenantBody(Body, frozen=True, kw_only=True):
+    """A new tenant; a share of None is bounded by the pool alone."""
+
+    name: str
+    shares: dict[str, Any] = {}
+
+
+class DeviceBody(Body, frozen=True, kw_only=True):
+    """A new device: one serial number, or the two of an HA pair."""
+
+    name: str
+    serials: list[str]
+    tenant: str = inventory.DEFAULT_TENANT
+    apply: str = "restart"
+
+
+class DevicePatch(Body, frozen=True, kw_only=True):
+    """What is to change of a device."""
+
+    tenant: str | None = None
+    apply: str | None = None
+    mode: str | None = None
+
+
+class RestartBody(Body, frozen=True, kw_only=True):
+    """Whether the restart applies what was received."""
+
+    save: bool = False
+
+
+class ReplaceBody(Body, frozen=True, kw_only=True):
+    """Serial number `by` takes the place of `serial`."""
+
+    serial: str
+    by: str
+    old_is_off: bool = False
+
+
+class TokenBody(Body, frozen=True, kw_only=True):
+    """A registration token for `uses` enrolments within `days`."""
+
+    uses: int = 1
+    days: float = 7.0
+
+
+def signed_in(access: Access, header: str, source: str) -> str:
+    """Return the operator's name from an Authorization header.
+
+    Raises CallpoolError `not_signed_in`, `bad_credentials`, `session_expired`,
+    `too_many_failures`.
+    """
+    scheme, _, value = header.partition(" ")
+    if scheme.lower() == "bearer" and value:
+        return access.by_token(value.strip())
+    if scheme.lower() == "basic":
+        try:
+            said = base64.b64decode(value, validate=True).decode()
+        except ValueError:  # not base64, or not UTF-8 within
+            said = ""
+        username, colon, password = said.partition(":")
+        if colon:
+            return access.by_password(username, password, source)
+    raise CallpoolError("not_signed_in", "Sign in: send a bearer token or HTTP Basic credentials.")
+
+
+async def do(
+    request: AnyRequest, work: Callable[[Change], T], *, then: Callable[[T], Any], status: int = 200
+) -> Answer:
+    """Run a change for a signed-in operator."""
+    manager: Manager = request.app.state.manager
+    access: Access = request.app.state.access
+    header, source = request.headers.get("authorization", ""), source_of(request)
+
+    def run() -> Answer:
+        who = signed_in(access, header, source)
+        return answer(then(manager.change(who, source, work)), status)
+
+    return await in_thread(run)
+
+
+async def show(request: AnyRequest, query: Callable[[Tx, float], Any]) -> Answer:
+    """Answer a signed-in operator's question; `query` is given the manager's time."""
+    manager: Manager = request.app.state.manager
+    access: Access = request.app.state.access
+    header, source = request.headers.get("authorization", ""), source_of(request)
+
+    def run() -> Answer:
+        signed_in(access, header, source)
+        manager.sweep()
+        now = manager.clock.now().wall
+        return answer(manager.database.read(lambda tx: query(tx, now)))
+
+    return await in_thread(run)
+
+
+async def body_of(request: AnyRequest, kind: type[T]) -> T:
+    """Return the request's JSON body; raises CallpoolError as `web.read_body` and `decode`."""
+    return decode(await read_body(request, {JSON}), kind)
+
+
+@post("/api/v1/sessions", status_code=201)
+async def open_session(request: AnyRequest) -> Answer:
+    """Sign in: returns a bearer token."""
+    access: Access = request.app.state.access
+    body = await body_of(request, SessionBody)
+    source = source_of(request)
+
+    def run() -> Answer:
+        who = access.by_password(body.username, body.password, source)
+        token, expires = access.open_session(who, source)
+        return answer({"token": token, "username": who, "expires": expires}, 201)
+
+    return await in_thread(run)
+
+
+@delete("/api/v1/sessions/current", status_code=200)
+async def close_session(request: AnyRequest) -> Answer:
+    """Sign out."""
+    access: Access = request.app.state.access
+    header, source = request.headers.get("authorization", ""), source_of(request)
+
+    def run() -> Answer:
+        who = signed_in(access, header, source)
+        access.close_session(header.partition(" ")[2].strip(), who, source)
+        return answer({"signed_out": True})
+
+    return await in_thread(run)
+
+
+@get("/api/v1/pool")
+async def show_pool(request: AnyRequest) -> Answer:
+    """Show the whole pool."""
+    return await show(request, views.pool)
+
+
+@get("/api/v1/orders")
+async def show_orders(request: AnyRequest) -> Answer:
+    """List imported orders."""
+    return await show(request, lambda tx, now: {"orders": views.orders(tx, now)})
+
+
+@post("/api/v1/orders", status_code=201)
+async def add_order(request: AnyRequest) -> Answer:
+    """Import an order file."""
+    manager: Manager = request.app.state.manager
+    access: Access = request.app.state.access
+    header, source = request.headers.get("authorization", ""), source_of(request)
+    envelope = await read_body(request, ORDER_TYPES)
+
+    def run() -> Answer:
+        who = signed_in(access, header, source)
+        order = manager.import_order(who, source, envelope)
+        return answer(order.to_payload(), 201)
+
+    return await in_thread(run)
+
+
+@get("/api/v1/tenants")
+async def show_tenants(request: AnyRequest) -> Answer:
+    """List tenants and their shares."""
+    return await show(request, lambda tx, now: {"tenants": views.tenants(tx)})
+
+
+@post("/api/v1/tenants", status_code=201)
+async def add_tenant(request: AnyRequest) -> Answer:
+    """Add a tenant."""
+    body = await body_of(request, TenantBody)
+    return await do(
+        request,
+        lambda change: inventory.add_tenant(change, body.name, body.shares),
+        then=lambda _: {"name": body.name},
+        status=201,
+    )
+
+
+@put("/api/v1/tenants/{name:str}")
+async def change_tenant(request: AnyRequest, name: str) -> Answer:
+    """Set a tenant's shares: {type: count or null}."""
+    shares = await body_of(request, dict[str, Any])
+    return await do(
+        request,
+        lambda change: inventory.set_shares(change, name, shares),
+        then=lambda _: {"name": name, "shares": shares},
+    )
+
+
+@get("/api/v1/devices")
+async def show_devices(request: AnyRequest) -> Answer:
+    """List devices, as the pool shows them."""
+    return await show(request, lambda tx, now: {"devices": views.pool(tx, now)["devices"]})
+
+
+@post("/api/v1/devices", status_code=201)
+async def add_device(request: AnyRequest) -> Answer:
+    """Add a device by its serial numbers."""
+    body = await body_of(request, DeviceBody)
+    return await do(
+        request,
+        lambda change: inventory.add_device(
+            change, body.name, body.serials, body.tenant, body.apply
+        ),
+        then=lambda _: {"name": body.name, "serials": body.serials},
+        status=201,
+    )
+
+
+@patch("/api/v1/devices/{name:str}")
+async def change_device(request: AnyRequest, name: str) -> Answer:
+    """Change a device's tenant, way to apply, or mode."""
+    body = await body_of(request, DevicePatch)
+    return await do(
+        request,
+        lambda change: inventory.change_device(
+            change, name, tenant=body.tenant, apply=body.apply, mode=body.mode
+        ),
+        then=lambda _: {"name": name},
+    )
+
+
+@delete("/api/v1/devices/{name:str}", status_code=200)
+async def remove_device(request: AnyRequest, name: str) -> Answer:
+    """Remove a device; what it may still use stays held until it confirms or its lease ends."""
+    return await do(
+        request,
+        lambda change: inventory.remove_device(change, name),
+        then=lambda _: {"name": name},
+    )
+
+
+@put("/api/v1/devices/{name:str}/allocation")
+async def set_allocation(request: AnyRequest, name: str) -> Answer:
+    """Set what a device is to have: {type: count}."""
+    counts = await body_of(request, dict[str, Any])
+    return await do(
+        request,
+        lambda change: pools.allocate(change, inventory.device_by_name(change, name), counts),
+        then=lambda notes: {"name": name, "allocation": counts, "notes": notes},
+    )
+
+
+@post("/api/v1/devices/{name:str}/restart", status_code=202)
+async def restart_device(request: AnyRequest, name: str) -> Answer:
+    """Ask a device to restart its SIP service."""
+    body = await body_of(request, RestartBody)
+    return await do(
+        request,
+        lambda change: inventory.restart_device(change, name, save=body.save),
+        then=lambda _: {"name": name, "save": body.save},
+        status=202,
+    )
+
+
+@post("/api/v1/devices/{name:str}/replace", status_code=200)
+async def replace_serial(request: AnyRequest, name: str) -> Answer:
+    """Let one serial number take the place of another."""
+    body = await body_of(request, ReplaceBody)
+    return await do(
+        request,
+        lambda change: inventory.replace_serial(
+            change, name, body.serial, body.by, old_is_off=body.old_is_off
+        ),
+        then=lambda _: {"name": name, "serial": body.by},
+    )
+
+
+@post("/api/v1/units/{serial:str}/unlock", status_code=200)
+async def unlock(request: AnyRequest, serial: str) -> Answer:
+    """Void a unit's identity and return a token by which one machine goes on as it."""
+    manager: Manager = request.app.state.manager
+    kid = manager.identity.anchor.public.kid
+    return await do(
+        request,
+        lambda change: inventory.unlock(change, serial),
+        then=lambda made: {"serial": serial, "token": join(made[1], kid), "id": made[0]},
+    )
+
+
+@get("/api/v1/tokens")
+async def show_tokens(request: AnyRequest) -> Answer:
+    """List registration tokens."""
+    return await show(request, lambda tx, now: {"tokens": views.tokens(tx, now)})
+
+
+@post("/api/v1/tokens", status_code=201)
+async def add_token(request: AnyRequest) -> Answer:
+    """Make a registration token; it is shown this once."""
+    manager: Manager = request.app.state.manager
+    body = await body_of(request, TokenBody)
+    if not 1 <= body.uses <= _MOST_TOKEN_USES or not 0 < body.days <= _MOST_TOKEN_DAYS:
+        raise LicenseError(
+            "bad_request",
+            f"A token is for 1 to {_MOST_TOKEN_USES} uses within at most {_MOST_TOKEN_DAYS} days.",
+        )
+    kid = manager.identity.anchor.public.kid
+    return await do(
+        request,
+        lambda change: inventory.make_token(change, uses=body.uses, seconds=body.days * _DAY),
+        then=lambda made: {"id": made[0], "token": join(made[1], kid)},
+        status=201,
+    )
+
+
+@delete("/api/v1/tokens/{number:int}", status_code=200)
+async def revoke_token(request: AnyRequest, number: int) -> Answer:
+    """Revoke a registration token."""
+    return await do(
+        request,
+        lambda change: inventory.revoke_token(change, number),
+        then=lambda _: {"id": number},
+    )
+
+
+@get("/api/v1/journal")
+async def show_journal(request: AnyRequest) -> Answer:
+    """Show the journal, newest first: `?limit=` up to 1000, `?before=` an entry."""
+    limit, before = whole_of(request, "limit", 100), whole_of(request, "before", None)
+    return await show(
+        request,
+        lambda tx, now: {"journal": views.journal(tx, min(limit or 100, 1000), before)},
+    )
+
+
+def whole_of(request: AnyRequest, name: str, otherwise: int | None) -> int | None:
+    """Return a whole number of the query; raises LicenseError `bad_request`."""
+    text = request.query_params.get(name)
+    if text is None:
+        return otherwise
+    if not text.isdecimal() or len(text) > 15:
+        raise LicenseError("bad_request", f"{name} is a whole number.")
+    return int(text)
+
+
+HANDLERS = (
+    open_session,
+    close_session,
+    show_pool,
+    show_orders,
+    add_order,
+    show_tenants,
+    add_tenant,
+    change_tenant,
+    show_devices,
+    add_device,
+    change_device,
+    remove_device,
+    set_allocation,
+    restart_device,
+    replace_serial,
+    unlock,
+    show_tokens,
+    add_token,
+    revoke_token,
+    show_journal,
+)

@@ -1,0 +1,324 @@
+"""`callpool pool`: the operator's commands, a client of the manager's API."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Annotated, Any
+from urllib.parse import quote
+
+import msgspec
+import typer
+
+from callpool.host.console import console, count_from, say
+from callpool.licensing.capacity import SBC_SESSIONS, check_type
+from callpool.licensing.errors import LicenseError
+from callpool.manager.client import ManagerClient, find_connection
+from callpool.manager.pool_tables import (
+    devices_table,
+    journal_table,
+    orders_table,
+    types_table,
+    wide_table,
+)
+
+pool_app = typer.Typer(no_args_is_help=True, help="Operate the license pool.")
+
+Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+Name = Annotated[str, typer.Argument(help="The device's name.")]
+Counts = Annotated[list[str], typer.Argument(help="TYPE=COUNT; a bare number means sbc_sessions.")]
+
+
+@pool_app.callback()
+def connect(
+    context: typer.Context,
+    manager: Annotated[str, typer.Option(help="The manager's URL.")] = "",
+    ca_file: Annotated[str, typer.Option(help="Its certificate authority.")] = "",
+    username: Annotated[str, typer.Option(help="The operator's name.")] = "",
+    lab: Annotated[str, typer.Option(help="A lab's directory.")] = "",
+) -> None:
+    """Say where the manager is; CALLPOOL_PASSWORD holds the password."""
+
+    def opened() -> ManagerClient:
+        return ManagerClient(
+            find_connection(manager=manager, ca_file=ca_file, username=username, lab=lab)
+        )
+
+    context.obj = opened
+
+
+def targets_from(words: Sequence[str]) -> dict[str, int]:
+    """Read `TYPE=COUNT` words, 0 included.
+
+    Raises LicenseError `unknown_license_type`, `bad_count`, `repeated_license_type`.
+    """
+    counts: dict[str, int] = {}
+    for word in words:
+        name, equals, count = word.partition("=")
+        if not equals:
+            name, count = SBC_SESSIONS, word
+        if check_type(name, pooled=True) in counts:
+            raise LicenseError("repeated_license_type", f"{name} is given twice.")
+        counts[name] = count_from(count, name)
+    return counts
+
+
+def moment(seconds: float) -> str:
+    """Return manager's time for people, UTC."""
+    return datetime.fromtimestamp(seconds, UTC).strftime("%Y-%m-%d %H:%M:%S")
+
+
+def day(seconds: float) -> str:
+    """Return the day of manager's time, UTC."""
+    return datetime.fromtimestamp(seconds, UTC).strftime("%Y-%m-%d")
+
+
+def call(
+    context: typer.Context,
+    method: str,
+    path: str,
+    body: object = None,
+    *,
+    as_json: bool,
+    show: Callable[[dict[str, Any]], None],
+) -> None:
+    """Call the manager's API and show the answer, or print it as JSON.
+
+    Raises CallpoolError as `ManagerClient.call` does.
+    """
+    opened: Callable[[], ManagerClient] = context.obj
+    with opened() as client:
+        shown(client.call(method, path, body), as_json, show)
+
+
+def shown(value: dict[str, Any], as_json: bool, show: Callable[[dict[str, Any]], None]) -> None:
+    """Print an answer as JSON, or show it."""
+    if as_json:
+        sys.stdout.write(msgspec.json.encode(value).decode() + "\n")
+    else:
+        show(value)
+
+
+def _path(name: str) -> str:
+    return f"/devices/{quote(name, safe='')}"
+
+
+@pool_app.command()
+def show(
+    context: typer.Context,
+    wide: Annotated[bool, typer.Option("--wide", help="All columns, for a wide terminal.")] = False,
+    as_json: Json = False,
+) -> None:
+    """Show the pool: what is purchased, allocated, held and in use."""
+
+    def tables(value: dict[str, Any]) -> None:
+        console.print(types_table(value))
+        console.print(wide_table(value, moment) if wide else devices_table(value, day))
+
+    call(context, "GET", "/pool", as_json=as_json, show=tables)
+
+
+# A negative count, such as -1, is no option: it is refused as a count.
+@pool_app.command(context_settings={"ignore_unknown_options": True})
+def allocate(context: typer.Context, device: Name, counts: Counts, as_json: Json = False) -> None:
+    """Set what a device is to have."""
+    wanted = targets_from(counts)
+
+    def done(value: dict[str, Any]) -> None:
+        said = ", ".join(f"{n} {name}" for name, n in wanted.items())
+        say(f"{device} is allocated {said}.")
+        for note in value["notes"]:
+            say(f"Note: {note}")
+
+    call(context, "PUT", f"{_path(device)}/allocation", wanted, as_json=as_json, show=done)
+
+
+@pool_app.command()
+def order(
+    context: typer.Context,
+    file: Annotated[Path, typer.Argument(help="The vendor's order file.")],
+    as_json: Json = False,
+) -> None:
+    """Import a purchase order."""
+    envelope = file.read_bytes()
+    opened: Callable[[], ManagerClient] = context.obj
+    with opened() as client:
+        shown(
+            client.import_order(envelope),
+            as_json,
+            lambda v: say(f"Order {v['order_id']} is imported: {v['counts']}."),
+        )
+
+
+@pool_app.command()
+def orders(context: typer.Context, as_json: Json = False) -> None:
+    """List imported orders."""
+    call(
+        context,
+        "GET",
+        "/orders",
+        as_json=as_json,
+        show=lambda v: console.print(orders_table(v, moment)),
+    )
+
+
+@pool_app.command()
+def tenant(
+    context: typer.Context,
+    name: Annotated[str, typer.Argument(help="The tenant's name.")],
+    shares: Annotated[list[str] | None, typer.Argument(help="TYPE=COUNT.")] = None,
+    as_json: Json = False,
+) -> None:
+    """Add a tenant, or set the shares of one that exists."""
+    wanted = targets_from(shares or [])
+    opened: Callable[[], ManagerClient] = context.obj
+    with opened() as client:
+        known = {t["name"] for t in client.call("GET", "/tenants")["tenants"]}
+        if name in known:
+            value = client.call("PUT", f"/tenants/{quote(name, safe='')}", wanted)
+        else:
+            value = client.call("POST", "/tenants", {"name": name, "shares": wanted})
+    shown(value, as_json, lambda _: say(f"Tenant {name}: {wanted or 'no share set'}."))
+
+
+@pool_app.command()
+def add(
+    context: typer.Context,
+    name: Name,
+    serials: Annotated[list[str], typer.Argument(help="Serial number; two for an HA pair.")],
+    tenant_name: Annotated[str, typer.Option("--tenant", help="Its tenant.")] = "default",
+    apply: Annotated[str, typer.Option(help="restart or live.")] = "restart",
+    as_json: Json = False,
+) -> None:
+    """Add a device by its serial number."""
+    body = {"name": name, "serials": serials, "tenant": tenant_name, "apply": apply}
+    call(
+        context,
+        "POST",
+        "/devices",
+        body,
+        as_json=as_json,
+        show=lambda _: say(f"{name} is added."),
+    )
+
+
+@pool_app.command("set")
+def set_device(
+    context: typer.Context,
+    name: Name,
+    tenant_name: Annotated[str | None, typer.Option("--tenant", help="Its tenant.")] = None,
+    apply: Annotated[str | None, typer.Option(help="restart or live.")] = None,
+    mode: Annotated[str | None, typer.Option(help="fixed or none.")] = None,
+    as_json: Json = False,
+) -> None:
+    """Change a device's tenant, way to apply, or mode."""
+    asked = {"tenant": tenant_name, "apply": apply, "mode": mode}
+    body = {k: v for k, v in asked.items() if v is not None}
+    call(
+        context, "PATCH", _path(name), body, as_json=as_json, show=lambda _: say(f"{name} is set.")
+    )
+
+
+@pool_app.command()
+def remove(context: typer.Context, name: Name, as_json: Json = False) -> None:
+    """Remove a device; its licenses are free once it confirms, or when its lease ends."""
+    call(
+        context,
+        "DELETE",
+        _path(name),
+        as_json=as_json,
+        show=lambda _: say(f"{name} is removed."),
+    )
+
+
+@pool_app.command()
+def restart(
+    context: typer.Context,
+    name: Name,
+    save: Annotated[bool, typer.Option("--save", help="Apply what was received.")] = False,
+    as_json: Json = False,
+) -> None:
+    """Restart a device's SIP service; established calls go on."""
+    call(
+        context,
+        "POST",
+        f"{_path(name)}/restart",
+        {"save": save},
+        as_json=as_json,
+        show=lambda _: say(f"{name} is asked to restart{' with save' if save else ''}."),
+    )
+
+
+@pool_app.command()
+def replace(
+    context: typer.Context,
+    name: Name,
+    serial: Annotated[str, typer.Argument(help="The old serial number.")],
+    by: Annotated[str, typer.Argument(help="The new serial number.")],
+    old_is_off: Annotated[
+        bool, typer.Option("--old-is-off", help="You state that the old unit is off.")
+    ] = False,
+    as_json: Json = False,
+) -> None:
+    """Let another serial number take the place of one that is off."""
+    body = {"serial": serial, "by": by, "old_is_off": old_is_off}
+    call(
+        context,
+        "POST",
+        f"{_path(name)}/replace",
+        body,
+        as_json=as_json,
+        show=lambda _: say(f"{by} takes the place of {serial} in {name}."),
+    )
+
+
+@pool_app.command()
+def token(
+    context: typer.Context,
+    uses: Annotated[int, typer.Option(help="How many devices it enrols.")] = 1,
+    days: Annotated[float, typer.Option(help="Days for which it is good.")] = 7.0,
+    as_json: Json = False,
+) -> None:
+    """Make a registration token; it is shown this once."""
+    call(
+        context,
+        "POST",
+        "/tokens",
+        {"uses": uses, "days": days},
+        as_json=as_json,
+        show=lambda v: say(v["token"]),
+    )
+
+
+@pool_app.command()
+def unlock(
+    context: typer.Context,
+    serial: Annotated[str, typer.Argument(help="The unit's serial number.")],
+    as_json: Json = False,
+) -> None:
+    """Release a locked unit; prints the token by which one machine goes on as it."""
+    call(
+        context,
+        "POST",
+        f"/units/{quote(serial, safe='')}/unlock",
+        as_json=as_json,
+        show=lambda v: say(v["token"]),
+    )
+
+
+@pool_app.command()
+def journal(
+    context: typer.Context,
+    limit: Annotated[int, typer.Option(help="Entries to show.", min=1, max=1000)] = 40,
+    as_json: Json = False,
+) -> None:
+    """Show what was changed, when, why and by whom, the newest first."""
+    call(
+        context,
+        "GET",
+        f"/journal?limit={limit}",
+        as_json=as_json,
+        show=lambda v: console.print(journal_table(v, moment)),
+    )

@@ -1,0 +1,1 @@
+"""The manager's database: tables, migrations, transactions and named queries."""

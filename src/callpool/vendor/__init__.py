@@ -1,0 +1,1 @@
+"""Who sells the licenses: signs order files and local license keys."""

@@ -1,0 +1,1 @@
+"""Messages between the parts, and their signed envelope."""

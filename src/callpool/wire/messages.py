@@ -1,0 +1,243 @@
+"""What manager and device say to each other; every body travels in a signed envelope.
+
+Unknown fields are ignored, an unknown version is refused. Times are seconds since 1970 by the
+manager's clock, durations seconds, counts per license type name.
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+import msgspec
+
+from callpool.licensing.capacity import Capacity
+from callpool.licensing.errors import TrustError
+from callpool.licensing.lease import Grant, Slice
+
+#: The protocol version that this release speaks.
+PROTOCOL: Final = 1
+
+#: Content type of every request and reply between device and manager.
+CONTENT_TYPE: Final = "application/jose"
+
+#: Paths below the manager's URL.
+ENROL_PATH: Final = "/device/v1/enrol"
+CONTACT_PATH: Final = "/device/v1/contact"
+HINTS_PATH: Final = "/device/v1/hints"
+
+#: The unit is listed in the pool and managed by it.
+MANAGED: Final = "managed"
+#: The unit is listed, but not managed by the pool.
+NOT_MANAGED: Final = "not_managed"
+#: The unit's serial number is not in the inventory.
+NOT_LISTED: Final = "not_listed"
+
+
+class Message(msgspec.Struct, frozen=True, kw_only=True):
+    """Base of every body."""
+
+    version: int = PROTOCOL
+
+    def checked(self) -> None:
+        """Refuse another protocol version: TrustError `unknown_version`."""
+        if self.version != PROTOCOL:
+            raise TrustError(
+                "unknown_version",
+                f"The other side speaks protocol version {self.version}; this one {PROTOCOL}.",
+            )
+
+
+class EnrolRequest(Message, frozen=True, kw_only=True):
+    """A device's one introduction, signed by the key it wants certified."""
+
+    #: The URL it is sent to.
+    url: str
+    #: Binds the reply.
+    nonce: str
+    #: The registration token's secret part.
+    token: str
+    #: The device's serial number.
+    serial: str
+    #: The device's public key, base64url.
+    public_key: str
+    #: PKCS#10 request, PEM, common name = serial number.
+    request: str
+
+
+class SigningKeyEntry(msgspec.Struct, frozen=True, kw_only=True):
+    """One key that the manager signs replies with."""
+
+    #: Base64url public key.
+    public_key: str
+    #: Replies signed by it are refused from this time on.
+    not_after: float
+
+
+class KeySet(Message, frozen=True, kw_only=True):
+    """The manager's signing keys, signed by its anchor key."""
+
+    #: Rises with every change.
+    serial: int
+    keys: tuple[SigningKeyEntry, ...]
+
+
+class EnrolReply(Message, frozen=True, kw_only=True):
+    """What a device needs from then on, signed by a key of the key set in it."""
+
+    nonce: str
+    serial: str
+    #: The manager's time.
+    time: float
+    #: The ID certificate, PEM.
+    certificate: str
+    #: The anchor's public key, base64url: its thumbprint is part of the registration token.
+    anchor: str
+    #: The key set in its own envelope, signed by the anchor.
+    key_set: str
+    #: The first contact value.
+    contact: str
+    #: The manager's product key.
+    product_key: str
+
+
+class ContactRequest(Message, frozen=True, kw_only=True):
+    """One contact: what the device is, has and does."""
+
+    url: str
+    nonce: str
+    serial: str
+    #: The contact value handed out by the last good contact.
+    contact: str
+    #: The device's wall time: skew is judged.
+    time: float
+    #: Why it calls: start, poll, hint, confirm, retry, restart.
+    reason: str
+    #: The version of the grant in flash ('Remote'), 0 for none.
+    remote_version: int
+    #: The version of the grant that is applied, 0 for none.
+    applied_version: int
+    #: Pool units that carry calls or registrations now, per type (the local key is used first).
+    remote_in_use: dict[str, int]
+    #: All that is in use now, per type.
+    in_use: dict[str, int] = {}
+    #: Most in use at once since the last report, per type.
+    peak: dict[str, int] = {}
+    #: Refusals since the gate started, per reason code.
+    refused: dict[str, int] = {}
+    #: The local key's counts.
+    local: dict[str, int] = {}
+    #: The device's maximum supported capacity.
+    maximum: dict[str, int] = {}
+    #: What is enforced now ('Actual').
+    actual: dict[str, int] = {}
+    #: The number of the last restart carried out on the manager's request.
+    restart_done: int = 0
+    #: Codes of what is wrong on the device, for people.
+    alarms: tuple[str, ...] = ()
+    #: The device's software.
+    software: str = ""
+
+
+class SliceMessage(msgspec.Struct, frozen=True, kw_only=True):
+    """`licensing.lease.Slice` on the wire."""
+
+    order_id: str
+    since: float
+    until: float
+    counts: dict[str, int]
+
+
+class GrantMessage(msgspec.Struct, frozen=True, kw_only=True):
+    """`licensing.lease.Grant` on the wire; the serial stands in the reply."""
+
+    version: int
+    apply: str
+    slices: tuple[SliceMessage, ...]
+
+    @classmethod
+    def of(cls, grant: Grant) -> GrantMessage:
+        """Write a grant."""
+        return cls(
+            version=grant.version,
+            apply=grant.apply,
+            slices=tuple(
+                SliceMessage(
+                    order_id=s.order_id, since=s.since, until=s.until, counts=s.counts.to_dict()
+                )
+                for s in grant.slices
+            ),
+        )
+
+    def grant(self, serial: str) -> Grant:
+        """Read a grant for `serial`; raises LicenseError on counts that cannot be."""
+        return Grant(
+            serial=serial,
+            version=self.version,
+            apply=self.apply,
+            slices=tuple(
+                Slice(
+                    order_id=s.order_id,
+                    since=s.since,
+                    until=s.until,
+                    counts=Capacity.of(s.counts),
+                )
+                for s in self.slices
+            ),
+        )
+
+
+class RestartOrder(msgspec.Struct, frozen=True, kw_only=True):
+    """The operator's wish that the device restart its SIP service."""
+
+    #: Rises with every wish: the device carries each out once.
+    number: int
+    #: Whether Remote is to be applied by it.
+    save: bool
+
+
+class ContactReply(Message, frozen=True, kw_only=True):
+    """The manager's answer: the grant, its lease, the next contact value."""
+
+    nonce: str
+    serial: str
+    #: The manager's time.
+    time: float
+    #: MANAGED, NOT_MANAGED or NOT_LISTED.
+    status: str
+    #: The next contact value.
+    contact: str
+    #: The grant; None where the unit is not managed.
+    grant: GrantMessage | None
+    #: When the lease ends, by the manager's clock.
+    lease_end: float
+    #: The same as a duration from `time`.
+    lease_seconds: float
+    #: Seconds until the device polls unasked.
+    poll_seconds: float
+    #: Seconds between retries of a failed contact at first, later, and when 'later' begins.
+    retry_seconds: float
+    retry_later_seconds: float
+    retry_later_after: float
+    restart: RestartOrder | None = None
+    #: The key set in its own envelope, where the device may hold an older one.
+    key_set: str = ""
+
+
+class HintsRequest(Message, frozen=True, kw_only=True):
+    """Opens the stream of hints; it buys nothing but hints."""
+
+    url: str
+    nonce: str
+    serial: str
+    time: float
+
+
+def check_bound(*, url: str, sent_to: str, serial: str = "", signer: str = "") -> None:
+    """Refuse a request that was signed for another URL or by another unit.
+
+    Raises TrustError `wrong_url` or `wrong_serial`.
+    """
+    if url != sent_to:
+        raise TrustError("wrong_url", "The request was signed for another address.")
+    if serial != signer:
+        raise TrustError("wrong_serial", "The request names a serial number not its signer's.")

@@ -1,0 +1,124 @@
+from __future__ import annotations
+
+import os
+import ssl
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import pytest
+from cryptography import x509
+from device_world import World
+from litestar.testing import AsyncTestClient
+from smart_authority import SmartWorld
+
+from callpool.device.errors import DeviceError
+from callpool.device.faces.certificate import keep_certificate, make_certificate
+from callpool.device.faces.pages import make_app, render
+from callpool.device.faces.reader import Reader
+from callpool.device.settings import Layout
+from callpool.device.status import Status
+
+
+async def status_of(tmp_path: Path) -> Status:
+    world = World(tmp_path / "device")
+    await world.start()
+    world.manager.allocate(10, 3)
+    await world.agent.pull()
+    await world.go(0.0)
+    made = world.agent.status()
+    await world.crash()
+    return made
+
+
+class OneStatus(Reader):
+    def __init__(self, answer: Status | DeviceError) -> None:
+        super().__init__(Path("/nowhere"))
+        self.answer = answer
+
+    async def status(self) -> Status:
+        if isinstance(self.answer, DeviceError):
+            raise self.answer
+        return self.answer
+
+
+async def test_the_page_has_the_columns_and_fields_of_the_seed(tmp_path: Path) -> None:
+    page = render(await status_of(tmp_path))
+    for text in (
+        "Mode", "License Pool", "License Server Status", "Connected", "PK-1", "S1",
+        ">Remote<", ">Local<", ">Actual<", "SBC Sessions", "Far End Users", "Test Call",
+        "restart with save to apply", "15 after restart with save", "restart_pending",
+    ):  # fmt: skip
+        assert text in page, text
+
+
+async def test_the_page_shows_state_mode_and_deadlines_of_smart_licensing(tmp_path: Path) -> None:
+    world = SmartWorld(tmp_path / "device")
+    await world.start()
+    world.authority.good = False
+    await world.authorized()
+    page = render(world.agent.status())
+    for text in (
+        "Smart Licensing", "OutOfCompliance", "Notification listen mode", "out-of-compliance",
+        "acme / default", "50 calls/s", "Communication deadline", "2027-04-15 08:00:00 UTC",
+        "smart_out_of_compliance",
+    ):  # fmt: skip
+        assert text in page, text
+    await world.agent.smart.close()
+    await world.crash()
+
+
+async def test_what_comes_from_elsewhere_is_escaped(tmp_path: Path) -> None:
+    evil = "<script>alert(1)</script>"
+    status = msgspec.structs.replace(
+        await status_of(tmp_path), product_key=evil, manager=evil, refused={evil: 1}
+    )
+    assert "<script" not in render(status)
+    assert "&lt;script&gt;" in render(status)
+
+
+async def test_every_answer_forbids_scripts_and_caching(tmp_path: Path) -> None:
+    app = make_app(OneStatus(await status_of(tmp_path)))
+    async with AsyncTestClient(app) as client:
+        for path in ("/license-key", "/status.json", "/style.css"):
+            answer = await client.get(path)
+            assert answer.status_code == 200
+            policy = answer.headers["content-security-policy"]
+            assert "default-src 'none'" in policy
+            assert "script-src" not in policy
+            assert answer.headers["x-content-type-options"] == "nosniff"
+            assert answer.headers["cache-control"] == "no-store"
+        assert (await client.get("/", follow_redirects=False)).headers["location"] == "/license-key"
+        assert (await client.post("/license-key")).status_code == 405
+        told: dict[str, Any] = (await client.get("/status.json")).json()
+        assert told["capacity"][0]["remote"] == 10
+
+
+async def test_a_core_that_is_away_is_said_on_the_page(tmp_path: Path) -> None:
+    app = make_app(OneStatus(DeviceError("not_running", "No device runs.")))
+    async with AsyncTestClient(app) as client:
+        page = await client.get("/license-key")
+        assert page.status_code == 503
+        assert "No device runs." in page.text
+        assert (await client.get("/status.json")).json()["code"] == "not_running"
+
+
+def test_the_certificate_is_p256_made_once_and_anew_before_it_ends(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    layout = Layout(tmp_path)
+    make_certificate(layout, "192.0.2.7")
+    first = layout.pages_certificate.read_bytes()
+    made = x509.load_pem_x509_certificate(first)
+    assert getattr(made.public_key(), "curve").name == "secp256r1"  # noqa: B009
+    names = made.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
+    assert "192.0.2.7" in [str(a) for a in names.get_values_for_type(x509.IPAddress)]
+    assert os.stat(layout.pages_key).st_mode & 0o777 == 0o600
+    keep_certificate(layout, "192.0.2.7")
+    assert layout.pages_certificate.read_bytes() == first
+    monkeypatch.setattr("callpool.device.faces.certificate.RENEW_DAYS", 400)
+    keep_certificate(layout, "192.0.2.7")
+    assert layout.pages_certificate.read_bytes() != first
+    ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER).load_cert_chain(
+        layout.pages_certificate, layout.pages_key
+    )

@@ -1,0 +1,293 @@
+"""Smart licensing on a whole device, in virtual time: commands, bad input, crashes, the gate."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import pytest
+from device_world import DAY, FakeUsage, World
+from smart_authority import Authority, SmartWorld
+
+from callpool.device.errors import DeviceError, FlashError
+from callpool.device.record import open_record
+from callpool.device.window import CallWindow, windowed
+from callpool.licensing.admission import AdmissionPolicy, Step
+from callpool.licensing.errors import CallpoolError
+from callpool.wire.keys import SigningKey
+from callpool.wire.smart_messages import AUTHORIZE_PATH, REGISTER_PATH
+
+
+@pytest.fixture
+async def world(tmp_path: Path) -> AsyncIterator[SmartWorld]:
+    made = SmartWorld(tmp_path / "device")
+    await made.start()
+    yield made
+    await made.agent.smart.close()
+    await made.crash()
+
+
+async def refused(world: SmartWorld, action: str, **fields: Any) -> str:
+    """Return the code of a command that must be refused and change no state."""
+    before = world.state, world.agent.smart.agent.certificate
+    with pytest.raises(CallpoolError) as caught:
+        await world.tell(action, **fields)
+    assert (world.state, world.agent.smart.agent.certificate) == before
+    assert caught.value.sentence.endswith(".")
+    return caught.value.code
+
+
+def step(world: World) -> Step:
+    return world.gate.policy.at(world.clock.now().wall)
+
+
+async def test_a_smart_device_refuses_until_enabled_and_is_licensed_by_its_count(
+    world: SmartWorld,
+) -> None:
+    assert (step(world).admit, step(world).reason) == (False, "unconfigured")
+    await world.tell("enable")
+    await world.tell("count", count=50)
+    assert world.state == "Unidentified"
+    assert (step(world).admit, dict(step(world).caps)) == (True, {"cps": 50})
+    told = await world.tell("register", token=world.authority.token)
+    assert (world.state, told["code"]) == ("Authorized", "")
+    status = world.agent.status()
+    assert (status.managed, status.mode) == ("smart", "Smart Licensing")
+    assert status.smart is not None
+    assert (status.smart.account, status.smart.count) == ("acme", 50)
+    assert not world.layout.smart_token.exists(), "the token is gone once it is used"
+
+
+async def test_the_life_of_a_device_follows_the_timers(world: SmartWorld) -> None:
+    await world.authorized()
+    world.link.down = True
+    await world.go(31 * DAY)
+    assert world.agent.smart_status().listening
+    assert "smart_renewal_failed" in world.alarms()
+    assert step(world).admit
+    await world.go(60 * DAY)
+    assert world.state == "AuthorizationExpired"
+    world.link.down = False
+    await world.go(DAY)
+    assert world.state == "Authorized"
+    world.authority.good = False
+    await world.tell("renew_auth")
+    assert world.state == "OutOfCompliance"
+    assert "smart_out_of_compliance" in world.alarms()
+
+
+async def test_deregister_clears_local_data_even_when_nobody_can_be_told(
+    world: SmartWorld,
+) -> None:
+    await world.authorized()
+    world.link.down = True
+    told = await world.tell("deregister")
+    assert told["code"] == "manager_unreachable"
+    assert world.state == "Unidentified"
+    record = world.agent.smart.record
+    assert (record.certificate, record.anchor, record.authorization) == ("", "", None)
+    assert await refused(world, "deregister") == "not_registered"
+
+
+async def test_what_cannot_be_is_refused_by_name_and_changes_nothing(world: SmartWorld) -> None:
+    assert await refused(world, "register", token=world.authority.token) == "smart_not_enabled"
+    await world.tell("enable")
+    assert await refused(world, "enable") == "already_enabled"
+    assert await refused(world, "register", token="garbled") == "bad_token"
+    for count in (3, -5, 20_000):
+        assert await refused(world, "count", count=count) in ("bad_count", "above_maximum")
+    for code in ("token_expired", "token_revoked", "token_used_up", "unknown_token", "no_account"):
+        world.authority.refuse = (code, False)
+        assert await refused(world, "register", token=world.authority.token) == code
+        assert world.agent.smart.agent.next_contact is None, "a dead token is not tried again"
+    world.authority.refuse = None
+    foreign = Authority(world.clock)
+    assert await refused(world, "register", token=foreign.token) == "wrong_anchor"
+    await world.tell("register", token=world.authority.token)
+    assert await refused(world, "register", token=world.authority.token) == "already_registered"
+
+
+@pytest.mark.parametrize(
+    ("bend", "code"),
+    [
+        ({"nonce": "another"}, "wrong_nonce"),
+        ({"serial": "S2"}, "wrong_serial"),
+        ({"version": 99}, "unknown_version"),
+        ({"instance_id": "PI-9"}, "wrong_instance"),
+        ("signature", "unknown_signer"),
+        ("clock", "clock_skew"),
+        ("dates", "bad_message"),
+        ("old", "older_authorization"),
+    ],
+)
+async def test_a_reply_that_cannot_be_believed_changes_no_state(
+    world: SmartWorld, bend: Any, code: str
+) -> None:
+    await world.authorized()
+    held = world.agent.smart.agent.authorization
+    if bend == "signature":
+        world.authority.signer = SigningKey.generate()
+    elif bend == "clock":
+        world.authority.ahead = 3700.0
+    elif bend == "dates":
+        world.authority.bend = {"authorization": _absurd(world)}
+    elif bend == "old":
+        world.agent.smart._core.hold_smart(
+            msgspec.structs.replace(
+                world.agent.smart.record,
+                agent=msgspec.structs.replace(world.agent.smart.agent, seen_version=9),
+            )
+        )
+        real = world.authority._reply
+
+        def older(path: str, asked: dict[str, Any], told: dict[str, Any]) -> dict[str, Any]:
+            reply = real(path, asked, told)
+            reply["authorization"]["version"] = 1
+            return reply
+
+        world.authority._reply = older  # type: ignore[method-assign]
+    else:
+        world.authority.bend = bend
+    assert await refused(world, "renew_auth") == code
+    assert world.agent.smart.agent.authorization == held
+    assert world.agent.smart_status().listening, "a renewal that failed is told of"
+
+
+async def test_lost_answers_are_asked_for_again_byte_for_byte(world: SmartWorld) -> None:
+    await world.authorized()
+    world.link.lose_answers = 3
+    asked = len(world.authority.requests)
+    with pytest.raises(DeviceError):
+        await world.tell("renew_auth")
+    await world.go(DAY / 4)
+    assert world.state == "Authorized"
+    assert not world.agent.smart_status().listening
+    assert len(world.authority.requests) <= asked + 2, "the same bytes, then one fresh question"
+
+
+async def test_a_crash_at_any_time_loses_no_timer_and_grows_no_evaluation(
+    world: SmartWorld,
+) -> None:
+    await world.tell("enable")
+    await world.tell("count", count=50)
+    left = world.agent.smart_status().eval_seconds_left
+    for days in (1, 7, 20):
+        await world.go(days * DAY)
+        await world.agent.smart.close()
+        await world.crash()
+        world.clock.boot(off=60.0)
+        await world.start()
+        now = world.agent.smart_status().eval_seconds_left
+        assert now < left - days * DAY + 1
+        left = now
+    await world.go(left + 1)
+    assert world.state == "EvalExpired"
+    assert step(world).reason == "eval_expired"
+
+
+async def test_an_altered_authorization_in_the_flash_is_refused(world: SmartWorld) -> None:
+    await world.authorized()
+    record = world.flash.record
+    assert record is not None
+    agent = record.smart.agent
+    assert agent.authorization is not None
+    later = msgspec.structs.replace(agent, authorization=_later(agent.authorization))
+    altered = msgspec.structs.replace(
+        record, smart=msgspec.structs.replace(record.smart, agent=later)
+    )
+    with pytest.raises(FlashError):
+        open_record(altered, world.settings)
+
+
+def _absurd(world: SmartWorld) -> dict[str, Any]:
+    now = world.authority.now()
+    dates = {"issued_at": now, "renew_at": now, "expires_at": 1e300}
+    return {"version": 9, "tag": "cps", "count": 50, "status": "in_compliance", **dates}
+
+
+def _later(authorization: Any) -> Any:
+    return replace(authorization, expires_at=authorization.expires_at + 1000 * DAY)
+
+
+async def test_the_log_has_a_line_an_event_and_never_a_secret(world: SmartWorld) -> None:
+    await world.authorized()
+    text = world.layout.smart_log.read_text()
+    assert world.authority.secret not in text
+    for line in text.splitlines():
+        time, severity, name, cause, rest = line.split(" ", 4)
+        assert time.endswith("Z")
+        assert severity in ("INFORMATIONAL", "WARNING", "ERROR")
+        assert name.isalpha()
+        assert cause.startswith("cause=")
+        assert rest.startswith('next="')
+
+
+async def test_a_device_that_the_pool_licenses_is_not_enabled(tmp_path: Path) -> None:
+    world = World(tmp_path / "device")
+    world.manager.allocate(10)
+    await world.start()
+    with pytest.raises(DeviceError) as caught:
+        await world.agent.smart.enable()
+    assert caught.value.code == "mode_fixed"
+    assert world.agent.status().managed == "fixed"
+    await world.agent.smart.close()
+    await world.crash()
+
+
+async def test_requests_go_where_they_belong(world: SmartWorld) -> None:
+    await world.authorized()
+    paths = [path for path, _ in world.authority.requests]
+    assert paths[:2] == [REGISTER_PATH, AUTHORIZE_PATH]
+    assert world.authority.requests[1][1]["count"] == 50
+
+
+def test_the_window_refuses_while_the_mean_is_at_or_above_the_license() -> None:
+    window = CallWindow()
+    caps = AdmissionPolicy(steps=(Step(caps={"cps": 10}),))
+    for second in range(0, 301, 30):
+        window.look(float(second), 10 * second)
+    assert window.mean == 10.0
+    over = windowed(caps, window.mean, 1000.0)
+    assert (over.steps[0].admit, over.steps[0].reason) == (False, "cps_limit")
+    assert over.steps[0].until is not None
+    assert over.steps[-1].admit, "it ends by itself"
+    for second in range(330, 631, 30):
+        window.look(float(second), 3000)
+    assert window.mean == 0.0
+    under = windowed(caps, window.mean, 1000.0)
+    assert [(s.admit, dict(s.caps)) for s in under.steps] == [(True, {})]
+    window.look(700.0, 5)
+    assert window.mean == 0.0, "a count that began anew"
+
+
+async def test_the_window_policy_is_walked_by_the_core(tmp_path: Path) -> None:
+    world = SmartWorld(tmp_path / "device")
+    world.settings = msgspec.structs.replace(world.settings, cps_policy="window")
+    await world.start()
+    await world.authorized()
+    assert dict(step(world).caps) == {}
+    for _ in range(12):
+        world.gate.used = FakeUsage(admitted=world.gate.used.admitted + 30 * 60)
+        await world.go(30.5)
+    assert (step(world).admit, step(world).reason) == (False, "cps_limit")
+    await world.go(400.0)
+    assert step(world).admit
+    await world.agent.smart.close()
+    await world.crash()
+
+
+async def test_a_full_disk_lets_nothing_in_and_keeps_nothing_up(world: SmartWorld) -> None:
+    await world.tell("enable")
+    await world.tell("count", count=50)
+    world.flash.full = True
+    for action, fields in (("count", {"count": 60}), ("disable", {})):
+        with pytest.raises(DeviceError) as caught:
+            await world.tell(action, **fields)
+        assert caught.value.code == "flash_write_failed"
+    assert (world.state, world.agent.smart.agent.count) == ("Unidentified", 50)
+    await world.go(91 * DAY)
+    assert world.state == "EvalExpired", "what gives less needs no disk"
+    assert not step(world).admit

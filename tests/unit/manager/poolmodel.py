@@ -1,0 +1,247 @@
+"""A manager without a network, and devices by the real device rules, on one stepped clock."""
+
+from __future__ import annotations
+
+import secrets
+import shutil
+import tempfile
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, TypeVar
+
+from callpool.licensing.capacity import Capacity
+from callpool.licensing.instant import Instant
+from callpool.licensing.lease import DeviceLicense
+from callpool.licensing.order import PurchaseOrder
+from callpool.manager import inventory, pools
+from callpool.manager.change import Change
+from callpool.manager.contacts import Answer, contact
+from callpool.manager.core import Manager
+from callpool.manager.settings import Layout, Settings, load
+from callpool.wire.envelope import read, unverified
+from callpool.wire.messages import ContactReply, ContactRequest
+
+T = TypeVar("T")
+
+START = 1_800_000_000.0
+DAY = 86_400.0
+LEASE = 7 * DAY
+
+
+@dataclass
+class SteppedClock:
+    wall: float = START
+    boottime: float = 1000.0
+    boot_id: str = "boot-1"
+
+    def now(self) -> Instant:
+        return Instant(wall=self.wall, boottime=self.boottime, boot_id=self.boot_id)
+
+    def real_seconds(self, seconds: float) -> float:
+        return seconds
+
+    def advance(self, seconds: float) -> None:
+        self.wall += seconds
+        self.boottime += seconds
+
+
+@dataclass
+class ModelDevice:
+    """One unit: `DeviceLicense` decides, as on a real device; replies may be late or lost."""
+
+    serial: str
+    tenant: str
+    kid: str
+    license: DeviceLicense
+    value: str
+    #: Trusted time = signed + elapsed since.
+    signed: float = START
+    signed_at: float = 0.0
+    asked: ContactRequest | None = None
+    asked_at: float = 0.0
+    answered: ContactReply | None = None
+    in_use: dict[str, int] = field(default_factory=dict)
+    locked: bool = False
+
+    def time(self, clock: SteppedClock) -> float:
+        return self.signed + (clock.boottime - self.signed_at)
+
+
+_template: Path | None = None
+
+
+def _made() -> Path:
+    """Return a manager's directory, made once: argon2 and keys cost time."""
+    global _template
+    if _template is None:
+        _template = Path(tempfile.mkdtemp(prefix="callpool-model-")) / "manager"
+        Manager.create(Layout(_template), Settings(listen="127.0.0.1:0")).close()
+    return _template
+
+
+class Model:
+    """A manager and its devices."""
+
+    def __init__(self, **settings: Any) -> None:
+        self.directory = Path(tempfile.mkdtemp(prefix="callpool-model-"))
+        layout = Layout(self.directory / "manager")
+        shutil.copytree(_made(), layout.directory)
+        assert load(layout).lease_seconds == LEASE
+        self.manager = Manager(layout)
+        self.clock = SteppedClock()
+        self.manager.clock = self.clock
+        self.product_key = self.manager.product_key()
+        self.devices: dict[str, ModelDevice] = {}
+        self.orders: list[PurchaseOrder] = []
+        self.shares: dict[str, dict[str, int | None]] = {}
+
+    def close(self) -> None:
+        self.manager.close()
+        shutil.rmtree(self.directory)
+
+    def change(self, work: Callable[[Change], T]) -> T:
+        return self.manager.change("tester", "here", work)
+
+    def tenant(self, name: str, **shares: int) -> None:
+        self.change(lambda c: inventory.add_tenant(c, name, shares))
+        self.shares[name] = dict(shares)
+
+    def order(self, *, starts: float, ends: float, **counts: int) -> None:
+        order = PurchaseOrder(
+            order_id=f"PO-{len(self.orders) + 1}",
+            product_key=self.product_key,
+            counts=Capacity.of(counts),
+            starts=int(starts),
+            ends=int(ends),
+            issued_at=int(START),
+        )
+        self.change(lambda c: pools.import_order(c, order, "envelope"))
+        self.orders.append(order)
+
+    def add(self, name: str, *serials: str, tenant: str = "default", apply: str = "live") -> None:
+        self.change(lambda c: inventory.add_device(c, name, list(serials), tenant, apply))
+        for serial in serials:
+            self.enrol(serial, tenant)
+
+    def enrol(self, serial: str, tenant: str) -> None:
+        """Write what an enrolment writes; its own tests are elsewhere."""
+        kid, value = secrets.token_hex(8), secrets.token_hex(8)
+        self.change(
+            lambda c: c.tx.run(
+                "UPDATE unit SET public_key = 'k', kid = :kid, contact_current = :value"
+                " WHERE serial = :serial",
+                kid=kid,
+                value=value,
+                serial=serial,
+            )
+        )
+        self.devices[serial] = ModelDevice(
+            serial=serial,
+            tenant=tenant,
+            kid=kid,
+            license=DeviceLicense(serial=serial),
+            value=value,
+            signed_at=self.clock.boottime,
+        )
+
+    def allocate(self, name: str, **counts: int) -> None:
+        self.change(lambda c: pools.allocate(c, inventory.device_by_name(c, name), counts))
+
+    def tick(self, device: ModelDevice) -> None:
+        """Let the device's own timers run."""
+        if device.license.ended(device.time(self.clock)):
+            device.license = device.license.discarded()
+
+    def ask(self, device: ModelDevice, *, notices: bool = True) -> Answer:
+        """Send a contact; the answer waits until `deliver` or `lose`."""
+        if notices:
+            self.tick(device)
+        held = device.license
+        request = ContactRequest(
+            url="",
+            nonce=secrets.token_hex(6),
+            serial=device.serial,
+            contact=device.value,
+            time=self.clock.wall,
+            reason="poll",
+            remote_version=held.remote.version if held.remote else 0,
+            applied_version=held.applied.version if held.applied else 0,
+            remote_in_use=device.in_use,
+        )
+        return self.send(device, request)
+
+    def send(self, device: ModelDevice, request: ContactRequest) -> Answer:
+        given = self.manager.change(
+            device.serial,
+            "",
+            lambda c: contact(c, request, device.kid, self.manager.identity, self.manager.settings),
+        )
+        if device.asked is not request:
+            device.asked_at = self.clock.boottime
+        device.asked, device.answered = request, None
+        if given.refusal is None:
+            device.answered = read(unverified(given.reply), ContactReply)
+        elif given.refusal.code in ("stale_contact", "unit_locked"):
+            device.locked = True
+        return given
+
+    def deliver(self, device: ModelDevice) -> ContactReply | None:
+        """Let the answer that waits arrive."""
+        reply = device.answered
+        if reply is None:
+            return None
+        device.answered = device.asked = None
+        device.value = reply.contact
+        # Counted from when it was asked: a reply that comes late buys no time.
+        device.signed, device.signed_at = reply.time, device.asked_at
+        if reply.grant is not None:
+            device.license = device.license.receive(
+                reply.grant.grant(device.serial), reply.lease_end, device.time(self.clock)
+            )
+        else:
+            device.license = device.license.discarded()
+        return reply
+
+    def lose(self, device: ModelDevice) -> None:
+        """Lose the answer that waits; the device will repeat its request, same nonce."""
+        device.answered = None
+
+    def poll(self, serial: str) -> ContactReply | None:
+        device = self.devices[serial]
+        self.ask(device)
+        return self.deliver(device)
+
+    def may_use(self, device: ModelDevice, name: str) -> int:
+        """Return the most that the device can carry now, whether it restarts or not."""
+        now = device.time(self.clock)
+        held = device.license
+        if now >= held.lease_end:
+            return 0
+        grants = [g.at(now).get(name) for g in (held.applied, held.remote) if g is not None]
+        return max(grants, default=0)
+
+    def check(self) -> None:
+        """Law 1: what all devices may use is purchased and in date; in each tenant too."""
+        now = self.clock.wall
+        for name in ("sbc_sessions", "far_end_users"):
+            bought = sum(o.counts.get(name) for o in self.orders if o.starts <= now < o.ends)
+            used = {d.serial: self.may_use(d, name) for d in self.devices.values()}
+            assert sum(used.values()) <= bought, (name, used, bought)
+            for tenant, shares in self.shares.items():
+                share = shares.get(name)
+                if share is not None:
+                    theirs = [d.serial for d in self.devices.values() if d.tenant == tenant]
+                    assert sum(used[s] for s in theirs) <= share, (name, tenant, used, share)
+
+    def held(self, serial: str, name: str = "sbc_sessions") -> int:
+        return int(
+            self.manager.database.read(
+                lambda tx: tx.value(
+                    "SELECT coalesce(sum(held), 0) FROM holding WHERE serial = :s AND type = :t"
+                    " AND since = 0",
+                    s=serial,
+                    t=name,
+                )
+            )
+        )
