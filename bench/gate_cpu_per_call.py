@@ -23,6 +23,7 @@ from callpool.device.gate.launch import check_program, launch
 from callpool.device.gate.render import full_config
 from callpool.host import sipp
 from callpool.host.clock import SystemClock
+from callpool.host.ports import free_port
 from callpool.host.process import ProcessId, end_group, group_members, identify
 from callpool.licensing.admission import AdmissionPolicy, Step, limited
 
@@ -47,7 +48,7 @@ def bare_config(settings: GateSettings) -> str:
 def make_settings(place: Path, uas_port: int) -> GateSettings:
     return GateSettings(
         directory=str(place),
-        listen=(f"udp:{HOST}:{sipp.free_port()}",),
+        listen=(f"udp:{HOST}:{free_port()}",),
         trusted_peers=(HOST,),
         destinations=(Destination(host=HOST, port=uas_port),),
         mac_secret="5e" * 16,

@@ -13,10 +13,10 @@ import time
 import pytest
 from lawkit import LabMaker, calls_up, enforced, most
 
+from callpool.host.ports import free_port
 from callpool.host.sipp import caller
 from callpool.lab.fleet import Plan
 from callpool.lab.handle import LabHandle
-from callpool.lab.ports import free_port
 from callpool.lab.processes import spawn, stop, wait_for
 from callpool.licensing.capacity import SBC_SESSIONS
 from callpool.licensing.errors import CallpoolError

@@ -22,10 +22,10 @@ from callpool.device.flash import Flash
 from callpool.device.gate.rpc import Rpc
 from callpool.device.record import open_record
 from callpool.device.settings import Layout
+from callpool.host.ports import free_port
 from callpool.host.process import end_group, identify
 from callpool.lab.fleet import Plan
 from callpool.lab.handle import LabHandle
-from callpool.lab.ports import free_port
 from callpool.lab.processes import spawn, stop, wait_for
 from callpool.licensing.capacity import SBC_SESSIONS
 from callpool.licensing.errors import CallpoolError

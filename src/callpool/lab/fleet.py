@@ -24,9 +24,9 @@ from callpool.device.control import ask
 from callpool.device.gate.journal import GateState
 from callpool.device.settings import Layout
 from callpool.host.files import write_durably
+from callpool.host.ports import free_port
 from callpool.host.process import ProcessId, end_group
 from callpool.lab.answerer import answerer_command
-from callpool.lab.ports import free_port
 from callpool.lab.processes import run, spawn, stop, wait_for
 from callpool.lab.spec import (
     DeviceEntry,

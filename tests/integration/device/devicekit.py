@@ -18,7 +18,7 @@ from typing import Any
 from callpool.device.control import ask
 from callpool.device.settings import Layout
 from callpool.host.clock import LabClock, SystemClock
-from callpool.host.sipp import free_port
+from callpool.host.ports import free_port
 from callpool.licensing.capacity import Capacity
 from callpool.licensing.errors import CallpoolError
 from callpool.manager.client import Connection, ManagerClient

@@ -30,17 +30,12 @@ from devicekit import (
     site,
 )
 
-from callpool.host.sipp import free_port
-
-
-@pytest.fixture
-def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tmp_path_factory.mktemp("d")
+from callpool.host.ports import free_port
 
 
 @pytest.fixture(scope="module")
-def shared(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
-    with site(tmp_path_factory.mktemp("s")) as made:
+def shared(module_path: Path) -> Iterator[Site]:
+    with site(module_path) as made:
         yield made
 
 
@@ -56,8 +51,8 @@ def live(shared: Site) -> Iterator[Site]:
 
 
 @pytest.fixture
-def alone(place: Path) -> Iterator[Site]:
-    with site(place) as made:
+def alone(tmp_path: Path) -> Iterator[Site]:
+    with site(tmp_path) as made:
         yield made
 
 
@@ -282,8 +277,8 @@ asyncio.run(main())
 """
 
 
-def test_a_device_that_cannot_start_says_why_and_exits(place: Path) -> None:
-    directory = place / "x"
+def test_a_device_that_cannot_start_says_why_and_exits(tmp_path: Path) -> None:
+    directory = tmp_path / "x"
     taken = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
     taken.bind(("127.0.0.1", 0))
     port = taken.getsockname()[1]
@@ -309,7 +304,7 @@ def test_a_device_that_cannot_start_says_why_and_exits(place: Path) -> None:
     assert "[port_in_use]" in call("device", "run", "--dir", directory, ok=False)
     taken.close()
     settings = load(directory / "device.json")
-    settings["gate"]["kamailio"] = str(place / "kamailio")
+    settings["gate"]["kamailio"] = str(tmp_path / "kamailio")
     (directory / "device.json").write_text(json.dumps(settings))
     assert "[kamailio_missing]" in call("device", "run", "--dir", directory, ok=False)
     # A flash that was altered, and one of another device.
@@ -327,13 +322,13 @@ def test_a_device_that_cannot_start_says_why_and_exits(place: Path) -> None:
     assert len(said.strip().splitlines()) == 1, "one sentence"
 
 
-def test_one_directory_carries_one_device(place: Path) -> None:
-    directory = place / "y"
+def test_one_directory_carries_one_device(tmp_path: Path) -> None:
+    directory = tmp_path / "y"
     call(
         "device", "init", "--dir", directory, "--serial", "Y", "--pages", "",
         "--listen", f"udp:127.0.0.1:{free_port()}",
     )  # fmt: skip
-    first = Process(command("device", "run", "--dir", directory), place / "y.log")
+    first = Process(command("device", "run", "--dir", directory), tmp_path / "y.log")
     try:
         eventually((directory / "control.sock").exists)
         assert "[already_running]" in call("device", "run", "--dir", directory, ok=False)

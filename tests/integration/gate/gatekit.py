@@ -24,6 +24,7 @@ from callpool.device.gate import Destination, GateSettings, KamailioGate
 from callpool.device.gate.driver import Alarm
 from callpool.host import sipp
 from callpool.host.clock import SystemClock
+from callpool.host.ports import free_port
 from callpool.host.process import end_group, groups_of
 from callpool.licensing.admission import AdmissionPolicy, Step
 
@@ -123,7 +124,7 @@ async def rig(
     alarms: list[Alarm] = []
     refusals: list[Any] = []
     gate = KamailioGate(
-        settings(directory / "g", sipp.free_port(), uas.port, **more),
+        settings(directory / "g", free_port(), uas.port, **more),
         SystemClock(),
         on_alarm=alarms.append,
         on_refusal=refusals.append,

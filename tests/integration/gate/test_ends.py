@@ -18,6 +18,7 @@ from test_survival import killed_and_back, killed_whole, separate_driver
 
 from callpool.device.gate import Destination, GateError
 from callpool.host import sipp
+from callpool.host.ports import free_port
 
 
 async def test_a_challenged_bye_ends_nothing_and_the_one_with_credentials_ends_once() -> None:
@@ -178,7 +179,7 @@ async def test_the_gate_listens_on_ipv6() -> None:
         except OSError:
             pytest.fail("This machine has no ::1; enable IPv6 on lo to run this test.")
     uas = await sipp.answerer(host="::1")
-    port = sipp.free_port(host="::1")
+    port = free_port("::1")
     try:
         async with rig(
             caps(sessions=2),

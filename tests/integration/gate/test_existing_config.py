@@ -19,6 +19,7 @@ from callpool.device.gate.check import check
 from callpool.device.gate.seeding import seed_external
 from callpool.host import sipp
 from callpool.host.clock import SystemClock
+from callpool.host.ports import free_port
 from callpool.host.process import ProcessId, end_group
 
 EXAMPLE = Path(__file__).parents[3] / "docs" / "examples" / "existing-kamailio.cfg"
@@ -82,7 +83,7 @@ async def external() -> AsyncIterator[Rig]:
     """The example run by a service manager's stand-in: end, seed, start."""
     place = Path(tempfile.mkdtemp(prefix="cpext"))
     uas = await sipp.answerer()
-    port = sipp.free_port()
+    port = free_port()
     directory = place / "g"
     config = place / "existing.cfg"
     config.write_text(

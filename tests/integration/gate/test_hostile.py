@@ -9,6 +9,7 @@ from gatekit import HOST, Phone, call_ids, call_up, caps, eventually, invite, ri
 from callpool.device.gate import Destination, KamailioGate
 from callpool.host import sipp
 from callpool.host.clock import SystemClock
+from callpool.host.ports import free_port
 
 
 async def test_another_callers_tag_under_a_live_call_id_is_another_call() -> None:
@@ -207,7 +208,7 @@ async def _nothing(phone: Phone) -> bool:
 async def test_the_cap_is_exact_with_one_worker_and_with_eight_over_udp_and_tcp(
     workers: int,
 ) -> None:
-    port = sipp.free_port()
+    port = free_port()
     listen = (f"udp:{HOST}:{port}", f"tcp:{HOST}:{port}")
     async with rig(caps(sessions=9), workers=workers, listen=listen) as r:
         running = [
@@ -222,7 +223,7 @@ async def test_the_cap_is_exact_with_one_worker_and_with_eight_over_udp_and_tcp(
 
 
 async def test_a_call_from_tcp_to_udp_is_carried_by_its_mac_alone() -> None:
-    port = sipp.free_port()
+    port = free_port()
     listen = (f"udp:{HOST}:{port}", f"tcp:{HOST}:{port}")
     async with rig(caps(sessions=9), mac_only=True, listen=listen) as r:
         running = await sipp.caller(

@@ -11,10 +11,11 @@ from gatekit import HOST, Phone, caps, invite, rig
 
 from callpool.device.gate import Destination
 from callpool.host import sipp
+from callpool.host.ports import free_port
 
 
 async def test_calls_over_tcp_are_counted_like_any_other() -> None:
-    port = sipp.free_port()
+    port = free_port()
     listen = (f"udp:{HOST}:{port}", f"tcp:{HOST}:{port}")
     async with rig(caps(sessions=3), listen=listen) as r:
         running = await sipp.caller(r.address, calls=8, rate=100, hold_ms=600, transport="tcp")
@@ -33,7 +34,7 @@ async def test_options_over_tls_is_answered(tmp_path: Path) -> None:
         capture_output=True,
     )  # fmt: skip
     assert made.returncode == 0, made.stderr
-    udp, tls = sipp.free_port(), sipp.free_port()
+    udp, tls = free_port(), free_port()
     async with rig(
         caps(sessions=1),
         listen=(f"udp:{HOST}:{udp}", f"tls:{HOST}:{tls}"),

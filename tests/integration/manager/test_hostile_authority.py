@@ -12,8 +12,8 @@ import pytest
 from authoritykit import Denied, SmartDevice, buy, smart_token
 from managerkit import Running, Site, running
 
+from callpool.host.ports import free_port
 from callpool.lab.hostile import FAULTS, REFUSED, Hostile, HostileServer
-from callpool.lab.ports import free_port
 from callpool.licensing.errors import CallpoolError, TrustError
 from callpool.manager.settings import load
 from callpool.wire.messages import CONTENT_TYPE

@@ -4,11 +4,11 @@ from pathlib import Path
 
 import pytest
 
+from callpool.host.ports import free_port
 from callpool.lab.answerer import changes, most
 from callpool.lab.commands import PROXIES, seconds_from
 from callpool.lab.fleet import Builder, Plan
 from callpool.lab.hostile import FAULTS, Hostile
-from callpool.lab.ports import free_port
 from callpool.lab.processes import run, spawn, stop, wait_for
 from callpool.lab.spec import read_lab
 from callpool.licensing.errors import CallpoolError

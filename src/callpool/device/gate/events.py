@@ -12,6 +12,7 @@ from typing import Final
 
 from callpool.device.gate.render import core_host
 from callpool.device.gate.settings import GateError, GateSettings, parse_listen
+from callpool.host.ports import free_port
 
 _SO_RCVBUFFORCE: Final = 33
 _SO_MEMINFO: Final = 55
@@ -28,6 +29,9 @@ class EventSocket:
         Raises GateError `event_port_in_use`.
         """
         host = core_host(settings)
+        # Not one of the kernel's choice: a driver that was killed must find its port again, and
+        # the kernel would give it to the next outgoing connection.
+        port = port or free_port(host)
         family = socket.AF_INET6 if ":" in host else socket.AF_INET
         self._token = token.encode()
         self._sources = {parse_listen(a)[1] for a in settings.listen} | {host}

@@ -9,7 +9,6 @@ from callpool.host.sipp.runner import (
     SippResult,
     answerer,
     caller,
-    free_port,
     register,
     run,
 )
@@ -20,7 +19,6 @@ __all__ = [
     "SippResult",
     "answerer",
     "caller",
-    "free_port",
     "register",
     "run",
 ]

@@ -10,16 +10,20 @@ import shutil
 import signal
 import socket
 import tempfile
+import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib import resources
 from pathlib import Path
 from typing import Final
 
+from callpool.host.ports import free_port
 from callpool.licensing.errors import CallpoolError
 
 #: SIPp's transports by name.
 _TRANSPORTS: Final = {"udp": "u1", "tcp": "t1", "tls": "l1"}
+#: Seconds that an answerer may take to listen, on a machine that has much else to do.
+_LISTEN_LIMIT: Final = 30.0
 
 
 class SippError(CallpoolError):
@@ -50,22 +54,6 @@ class SippResult:
     def refused(self) -> int:
         """Return how many were answered with 300 or more."""
         return sum(n for code, n in self.answers.items() if code >= 300 and code not in (401, 407))
-
-
-def free_port(transport: str = "udp", host: str = "127.0.0.1") -> int:
-    """Return a port that is free now, for udp and tcp alike."""
-    family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    for _ in range(50):
-        with (
-            socket.socket(family, socket.SOCK_DGRAM) as udp,
-            socket.socket(family, socket.SOCK_STREAM) as tcp,
-        ):
-            udp.bind((host, 0))
-            port: int = udp.getsockname()[1]
-            with contextlib.suppress(OSError):
-                tcp.bind((host, port))
-                return port
-    raise SippError("no_free_port", f"No free {transport} port was found on {host}.")
 
 
 class Sipp:
@@ -239,12 +227,12 @@ async def run(
         for name, value in (keys or {}).items():
             text = text.replace(f"[{name}]", _safe(value))
         source.write_text(text)
-    port = free_port(host=host) if port is None else port
+    port = free_port(host) if port is None else port
     command = [
         program, "-sf", str(source), "-i", host, "-p", str(port), "-t", _TRANSPORTS[transport],
         "-nostdin", "-trace_stat", "-stf", "stat.csv", "-fd", "1", "-trace_counts",
         "-trace_err", "-skip_rlimit", "-default_behaviors", "all,-bye", "-aa",
-        "-timeout", str(timeout), "-cp", str(free_port(host="127.0.0.1")),
+        "-timeout", str(timeout), "-cp", str(free_port()),
         "-l", str(limit), "-r", f"{rate:g}", "-d", str(hold_ms),
     ]  # fmt: skip
     if calls:
@@ -297,7 +285,8 @@ async def answerer(
 async def _listens(sipp: Sipp, host: str, transport: str) -> None:
     kind = socket.SOCK_DGRAM if transport == "udp" else socket.SOCK_STREAM
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    for _ in range(500):
+    deadline = time.monotonic() + _LISTEN_LIMIT
+    while time.monotonic() < deadline:
         if not sipp.running:
             raise SippError("sipp_failed", f"The answerer ended: {sipp.errors()[-600:]}")
         with socket.socket(family, kind) as probe:

@@ -1,4 +1,4 @@
-"""Free loopback ports, found at run time."""
+"""Free ports, found at run time."""
 
 from __future__ import annotations
 
@@ -14,17 +14,18 @@ _RANGE: Final = range(15000, 32000)
 _TRIES: Final = 200
 
 
-def free_port() -> int:
-    """Return a port that is free on 127.0.0.1 for TCP and UDP.
+def free_port(host: str = "127.0.0.1") -> int:
+    """Return a port that is free now on the address `host`, for TCP and UDP alike.
 
     Raises CallpoolError `no_free_port`.
     """
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
     for port in random.SystemRandom().sample(_RANGE, _TRIES):
         try:
             for kind in (socket.SOCK_STREAM, socket.SOCK_DGRAM):
-                with socket.socket(socket.AF_INET, kind) as probe:
-                    probe.bind(("127.0.0.1", port))
+                with socket.socket(family, kind) as probe:
+                    probe.bind((host, port))
         except OSError:
             continue
         return port
-    raise CallpoolError("no_free_port", "No free port was found on 127.0.0.1.")
+    raise CallpoolError("no_free_port", f"No free port was found on {host}.")
