@@ -15,6 +15,7 @@ from dataclasses import dataclass, replace
 from typing import Any, Final
 
 from callpool.device import alarms as al
+from callpool.device.active import active_alarms
 from callpool.device.contact import (
     contact_request,
     enrol_request,
@@ -192,7 +193,7 @@ class Agent:
             # What is held or enforced has changed since: the manager may free what shrank.
             self._want("confirm")
         if self._draining(now):
-            used = self.core.opened.license.remote_in_use(in_use(self.core.gate.usage()))
+            used = self._remote_in_use(in_use(self.core.gate.usage()), now)
             if used != self._reported and used <= self._reported:
                 self._want("confirm")
         if (
@@ -205,12 +206,15 @@ class Agent:
     def _versions(self) -> tuple[int, int]:
         return version(self.core.opened.license.remote), self.core.confirmed_version
 
+    def _remote_in_use(self, used: Capacity, now: Instant) -> Capacity:
+        return self.core.opened.license.remote_in_use(used, self.core.time(now))
+
     def _draining(self, now: Instant) -> bool:
         """Tell whether calls of a share that has shrunk were up at the last contact.
 
         The manager frees their units as it is told that they ended (law 1).
         """
-        allowed = self.core.opened.license.remote_in_use(self.core.actual(now))
+        allowed = self._remote_in_use(self.core.actual(now), now)
         return not self._reported <= allowed
 
     # -- commands (run through `ask`)
@@ -286,9 +290,10 @@ class Agent:
             actual=self.core.actual(now),
             confirmed_version=self.core.confirmed_version,
             now=now,
+            time=self.core.time(now),
             reason=self._schedule.reason,
             usage=self.core.gate.usage(),
-            alarms=self.core.alarms(now),
+            alarms=active_alarms(self.core, now),
         )
 
     def _enrolling_identity(self) -> SigningKey:

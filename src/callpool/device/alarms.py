@@ -10,6 +10,9 @@ import msgspec
 #: Seconds before the lease's end at which the warning begins.
 LEASE_WARNING: Final = 86400.0
 
+#: Seconds before a local key's end at which the warning begins.
+KEY_WARNING: Final = 30 * 86400.0
+
 CONTACT_LOST: Final = "contact_lost"
 LEASE_WARNING_CODE: Final = "lease_warning"
 OVER_ALLOCATED: Final = "over_allocated"
@@ -23,6 +26,10 @@ FLASH_FELL_BACK: Final = "flash_fell_back"
 FLASH_FAILED: Final = "flash_write_failed"
 REPLY_REFUSED: Final = "reply_refused"
 NOT_ENROLLED: Final = "enrolment_failed"
+NOT_LISTED: Final = "not_listed"
+NOT_MANAGED: Final = "not_managed"
+KEY_ENDS: Final = "local_key_ends"
+KEY_ENDED: Final = "local_key_ended"
 TWO_MODES: Final = "two_modes"
 SMART_EVALUATION: Final = "smart_evaluation_ends"
 SMART_EVAL_EXPIRED: Final = "smart_evaluation_expired"
@@ -41,7 +48,7 @@ ALARMS: Final[Mapping[str, tuple[str, str]]] = {
     ),
     OVER_ALLOCATED: (
         "major",
-        "Local and pool licenses together exceed the device's maximum by {}; it is clipped.",
+        "Local and pool licenses together exceed what the device supports at most: {}",
     ),
     RESTART_PENDING: (
         "minor",
@@ -70,6 +77,20 @@ ALARMS: Final[Mapping[str, tuple[str, str]]] = {
     FLASH_FAILED: ("critical", "What arrived could not be written and is not applied: {}"),
     REPLY_REFUSED: ("major", "A reply was refused: {}"),
     NOT_ENROLLED: ("major", "The device is not enrolled with its license server: {}"),
+    NOT_LISTED: (
+        "major",
+        "The license server does not list this device; add it to the pool there.",
+    ),
+    NOT_MANAGED: (
+        "major",
+        "The license server lists this device, but its pool does not manage it; manage it "
+        "there, or remove it.",
+    ),
+    KEY_ENDS: ("warning", "The local license key ends in {}; install a new one."),
+    KEY_ENDED: (
+        "major",
+        "The local license key {} has ended: its counts and features are out of force.",
+    ),
     TWO_MODES: (
         "minor",
         "The pool has given licenses to a device in smart mode; they are not used. Take the "

@@ -45,11 +45,12 @@ def contact_request(
     actual: Capacity,
     confirmed_version: int,
     now: Instant,
+    time: float,
     reason: str,
     usage: Usage,
     alarms: tuple[Alarm, ...],
 ) -> Pending:
-    """Sign a contact at `now`; `actual` is what is enforced.
+    """Sign a contact at `now`, trusted `time`; `actual` is what is enforced.
 
     `confirmed_version` is the grant that the gate is confirmed to enforce: what the manager
     frees on this word must be out of use (law 1).
@@ -65,11 +66,11 @@ def contact_request(
         reason=reason,
         remote_version=version(held.remote),
         applied_version=confirmed_version,
-        remote_in_use=held.remote_in_use(used).to_dict(),
+        remote_in_use=held.remote_in_use(used, time).to_dict(),
         in_use=used.to_dict(),
         peak=peak(usage).to_dict(),
         refused=dict(usage.refused),
-        local=held.local.to_dict(),
+        local=held.local_at(time).to_dict(),
         maximum=dict(held.maximum),
         actual=actual.to_dict(),
         restart_done=pool.restart_done,

@@ -14,7 +14,6 @@ from typing import Any, Final
 import msgspec
 
 from callpool.device import alarms as al
-from callpool.device.alarms import Alarm, alarm, span
 from callpool.device.contact import Taken, discarded, enrolled, restarted, version
 from callpool.device.errors import DeviceError
 from callpool.device.flash import Flash
@@ -29,16 +28,15 @@ from callpool.device.record import (
     read_local_key,
 )
 from callpool.device.settings import MAX_CPS, Settings
-from callpool.device.smart_alarms import smart_alarms
 from callpool.device.smart_record import SmartRecord
 from callpool.device.status import actual
 from callpool.device.trust import KeyRing
 from callpool.device.window import WINDOW, CallWindow, windowed
 from callpool.host.clock import Clock
 from callpool.licensing.admission import AdmissionPolicy
-from callpool.licensing.capacity import CPS, LICENSE_TYPES, Capacity
+from callpool.licensing.capacity import CPS, Capacity
 from callpool.licensing.errors import CallpoolError
-from callpool.licensing.instant import SKEW_REPORTED, HighWaterMark, Instant
+from callpool.licensing.instant import HighWaterMark, Instant
 from callpool.licensing.key import LocalKey, check_installable
 from callpool.licensing.smart import Event
 from callpool.licensing.smart_events import Moment, Occurrence
@@ -126,31 +124,6 @@ class Core:
         """Whether this is a device for smart licensing that is off, and nothing else counts."""
         return self.settings.smart and not self.fixed and not self.opened.license.local
 
-    def alarms(self, now: Instant) -> tuple[Alarm, ...]:
-        """Return what is wrong now."""
-        held, time, usage = self.opened.license, self.time(now), self.gate.usage()
-        found = [alarm(code, detail) for code, detail in self.faults.items()]
-        left = held.lease_end - time
-        if (held.remote or held.applied) and left < al.LEASE_WARNING:
-            found.append(alarm(al.LEASE_WARNING_CODE, span(left)))
-        over = held.over_allocated(time)
-        if over:
-            text = ", ".join(f"{n} {LICENSE_TYPES[k].label}" for k, n in over)
-            found.append(alarm(al.OVER_ALLOCATED, text))
-        if held.pending:
-            found.append(alarm(al.RESTART_PENDING))
-        if self.mark.behind:
-            found.append(alarm(al.CLOCK_BEHIND))
-        skew = now.wall - time
-        if abs(skew) > SKEW_REPORTED and al.CLOCK_SKEW not in self.faults:
-            found.append(alarm(al.CLOCK_SKEW, f"{skew:+.0f} s."))
-        found += smart_alarms(self.opened.record.smart.agent, Moment.of(self.mark, now))
-        if self.opened.record.smart.agent.enabled and self.fixed:
-            found.append(alarm(al.TWO_MODES))
-        if usage.uncertain:
-            found.append(alarm(al.CALLS_UNCERTAIN, str(usage.uncertain)))
-        return tuple(found)
-
     def note(self, event: str, **details: Any) -> None:
         """Note a change in the journal."""
         self.journal.note(event, at=self.clock.now().wall, **details)
@@ -231,8 +204,6 @@ class Core:
             if not less:
                 raise
             self.opened = opened
-        # A step of the policy that has just begun is told all the same: the gate counts it down
-        # in real time, which a lab's clock is stepped away from.
         await (self.enforce() if changed else self.follow())
 
     # -- life
@@ -323,6 +294,11 @@ class Core:
         """Tell whether the gate already walks the policy of `now`."""
         if self._enforced is None:
             return False
+        begun = self._enforced.steps[0].until
+        if begun is not None and begun <= now.wall:
+            # A step that has begun since is told all the same: the gate counts it down in real
+            # time, which a lab's clock is stepped away from.
+            return False
         old = [s for s in self._enforced.steps if s.until is None or s.until > now.wall]
         new = self.policy(now).steps
         return len(old) == len(new) and all(
@@ -405,10 +381,12 @@ class Core:
     async def install_key(self, envelope: str, *, who: str = "local") -> LocalKey:
         """Install a local license key; it counts at once.
 
-        Raises TrustError, LicenseError (`key_for_another_serial`, `older_key`) or DeviceError.
+        Raises TrustError, LicenseError (`key_for_another_serial`, `older_key`, `key_expired`)
+        or DeviceError; nothing has changed then.
         """
         key = read_local_key(envelope, self.settings.vendor, self.settings.serial)
-        check_installable(key, self.settings.serial, self.opened.local_key)
+        time = self.time(self.now())
+        check_installable(key, self.settings.serial, self.opened.local_key, time=time)
         record = msgspec.structs.replace(self.opened.record, local_key=envelope.strip())
         await self.change(open_record(record, self.settings))
         self.note("key_installed", cause="asked", who=who, key=key.key_id)

@@ -16,7 +16,7 @@ from callpool.device.trust import KeyRing, read_reply
 from callpool.licensing.capacity import Capacity
 from callpool.licensing.errors import CallpoolError
 from callpool.licensing.instant import HighWaterMark, Instant
-from callpool.licensing.key import LocalKey, check_installable
+from callpool.licensing.key import LocalKey, check_bound
 from callpool.licensing.lease import DeviceLicense
 from callpool.wire.envelope import LOCAL_KEY, trust, verify
 from callpool.wire.keys import PublicKey
@@ -129,7 +129,7 @@ def read_local_key(envelope: str, vendor: PublicKey | None, serial: str) -> Loca
     """
     raw = verify(envelope, LOCAL_KEY, trust(*([vendor] if vendor else [])))
     key = LocalKey.from_payload(msgspec.json.decode(raw))
-    return check_installable(key, serial, None)
+    return check_bound(key, serial)
 
 
 class Opened(msgspec.Struct, frozen=True, kw_only=True):
@@ -173,6 +173,7 @@ def open_record(record: FlashRecord, settings: Settings) -> Opened:
         license=DeviceLicense(
             serial=serial,
             local=key.counts if key else Capacity(),
+            local_end=key.ends if key else None,
             maximum=key.maximum.to_dict() if key else settings.maximum,
             remote=latest.grant.grant(serial)
             if latest and latest.grant and not pool.removed

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from callpool.device import alarms as al
+from callpool.device.active import active_alarms
 from callpool.device.contact import version
 from callpool.device.core import Core
 from callpool.device.smart_status import SmartStatus, smart_status
@@ -52,7 +53,9 @@ def report(
         manager=core.settings.manager,
         product_key=pool.product_key,
         local_key=opened.local_key.key_id if opened.local_key else "",
-        features=feature_labels(opened.local_key.features if opened.local_key else frozenset()),
+        features=feature_labels(
+            opened.local_key.features_at(time) if opened.local_key else frozenset()
+        ),
         capacity=rows(held, core.actual(now), usage, time, trusted=not core.mark.behind),
         pending=held.pending,
         remote_version=version(held.remote),
@@ -65,7 +68,7 @@ def report(
         emergency=usage.emergency,
         uncertain=usage.uncertain,
         refused=dict(usage.refused),
-        alarms=core.alarms(now),
+        alarms=active_alarms(core, now),
         restart_done=pool.restart_done,
         flash_generation=core.flash.generation,
         managed="smart" if smart.agent.enabled else "fixed" if core.fixed else "none",

@@ -103,7 +103,9 @@ def set_up(layout: Layout, plan: Plan) -> Settings:
     if plan.token and not plan.manager:
         raise DeviceError("no_manager", "A registration token needs --manager.")
     if plan.key:
-        read_local_key(plan.key.strip(), settings.vendor, settings.serial)
+        key = read_local_key(plan.key.strip(), settings.vendor, settings.serial)
+        time = clock_for(settings.lab_clock).now().wall
+        check_installable(key, settings.serial, None, time=time)
     # The gate's own check wants its secret; any will do until the real one is made.
     gate_settings(settings, layout, secret="0" * 64)
     layout.create()
@@ -136,6 +138,8 @@ def install_offline(layout: Layout, envelope: str) -> str:
             raise DeviceError("no_device", f"The device in {layout.root} has no flash.")
         opened = open_record(record, settings)
         key = read_local_key(envelope, settings.vendor, settings.serial)
-        check_installable(key, settings.serial, opened.local_key)
+        now = clock_for(settings.lab_clock).now()
+        time = record.mark.read().advance(now).time(now)
+        check_installable(key, settings.serial, opened.local_key, time=time)
         flash.store(msgspec.structs.replace(record, local_key=envelope))
     return key.key_id

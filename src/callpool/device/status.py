@@ -93,7 +93,7 @@ def peak(usage: Usage) -> Capacity:
 
 def actual(held: DeviceLicense, time: float, *, trusted: bool) -> Capacity:
     """Return the 'Actual' column at trusted `time`; without trusted time only Local."""
-    return held.actual_at(time) if trusted else held.clip(held.local)
+    return held.actual_at(time) if trusted else held.clip(held.local_at(time))
 
 
 def rows(
@@ -102,13 +102,13 @@ def rows(
     """Return the SBC Capacity group; `now` is what is enforced."""
     remote = held.remote_at(time)
     after = actual(held.restarted(save=True), time, trusted=trusted)
-    used, most = in_use(usage), peak(usage)
+    local, used, most = held.local_at(time), in_use(usage), peak(usage)
     return tuple(
         CapacityRow(
             type=name,
             label=kind.label,
             remote=remote.get(name),
-            local=held.local.get(name),
+            local=local.get(name),
             actual=now.get(name),
             pending=after.get(name),
             maximum=held.maximum.get(name),
@@ -116,7 +116,7 @@ def rows(
             peak=most.get(name),
         )
         for name, kind in LICENSE_TYPES.items()
-        if kind.pooled or held.local.get(name)
+        if kind.pooled or local.get(name)
     )
 
 

@@ -79,8 +79,10 @@ class DeviceLicense:
 
     #: The device's serial number.
     serial: str
-    #: Counts of the local key.
+    #: Counts of the local key, until it ends (`local_at`).
     local: Capacity = field(default_factory=Capacity)
+    #: When the local key ends; None where it does not.
+    local_end: float | None = None
     #: The device's maximum supported capacity; a type it does not name is not clipped.
     maximum: Mapping[str, int] = field(default_factory=dict)
     #: The latest grant received ('Remote'), None before the first and after a discard.
@@ -137,54 +139,76 @@ class DeviceLicense:
         over = {k: n - self.maximum[k] for k, n in capacity if k in self.maximum}
         return capacity - Capacity.of({k: n for k, n in over.items() if n > 0})
 
+    def local_at(self, time: float) -> Capacity:
+        """Return the 'Local' column: what the local key counts at `time`."""
+        ended = self.local_end is not None and time >= self.local_end
+        return Capacity() if ended else self.local
+
     def remote_at(self, time: float) -> Capacity:
         """Return the 'Remote' column: what the pool's latest grant gives at `time`."""
         return self.remote.at(time) if self.remote and time < self.lease_end else Capacity()
 
     def actual_at(self, time: float) -> Capacity:
         """Return the 'Actual' column: what the device may carry at `time`."""
-        in_force = self.applied is not None and time < self.lease_end
-        return self.clip(
-            self.local + self.applied.at(time) if in_force and self.applied else self.local
-        )
+        return self.clip(self.local_at(time) + self._applied_at(time))
+
+    def _applied_at(self, time: float) -> Capacity:
+        return self.applied.at(time) if self.applied and time < self.lease_end else Capacity()
 
     def over_allocated(self, time: float) -> Capacity:
-        """Return by how much Local + Remote exceed the device's maximum at `time`."""
-        wanted = self.local + self.remote_at(time)
+        """Return by how much Local + Remote exceed the device's maximum at `time`.
+
+        That is what a restart with save would leave unused (judged at receipt).
+        """
+        wanted = self.local_at(time) + self.remote_at(time)
         return wanted - self.clip(wanted)
 
-    def remote_in_use(self, in_use: Capacity) -> Capacity:
-        """Return how much of what is in use now stands on pool units: the local key first."""
-        return in_use - self.local
+    def over_applied(self, time: float) -> Capacity:
+        """Return by how much Local + applied exceed the maximum at `time`: it is not used."""
+        wanted = self.local_at(time) + self._applied_at(time)
+        return wanted - self.clip(wanted)
+
+    def remote_in_use(self, in_use: Capacity, time: float) -> Capacity:
+        """Return how much of what is in use stands on pool units at `time`: the local key first."""
+        return in_use - self.local_at(time)
 
     def policy(self, time: float, *, wall_offset: float, trusted: bool = True) -> AdmissionPolicy:
         """Return what the gate does from `time` on.
 
         `wall_offset` is wall time minus trusted time, in seconds: a policy's ends are wall
         time. Without `trusted` time (a boot whose clock is behind the mark) only the local
-        key counts, without end. The last step, from the lease's end on, is the local key.
+        key counts. From the lease's end on it is the local key, and from that key's end on
+        nothing.
         """
+        alone = replace(self, applied=None)
         held = self.applied if trusted and time < self.lease_end else None
-        if held is None:
-            return AdmissionPolicy(steps=(self._step(self.clip(self.local), None),))
-        edges = {self.lease_end}
-        for part in held.slices:
-            edges |= {e for e in (part.since, part.until) if time < e < self.lease_end}
+        counted = self if held else alone
+        edges = set[float]()
+        if held is not None:
+            edges.add(self.lease_end)
+            for part in held.slices:
+                edges |= {e for e in (part.since, part.until) if time < e < self.lease_end}
+        if self.local_end is not None and time < self.local_end:
+            edges.add(self.local_end)
         ends = sorted(edges)
+        # Beyond the last edge only the local key is left, if it does not end itself.
+        last = alone.actual_at(ends[-1] if ends else time)
         if len(ends) >= MAX_STEPS:
-            # Too many steps for the gate: walk as far as they go, then fall to the local key;
-            # the core sends the rest long before.
+            # Too many steps for the gate: walk as far as they go, then fall to what is left at
+            # the very end; the core sends the rest long before.
             ends = ends[: MAX_STEPS - 1]
+        begins = [time, *ends]
         steps = [
-            self._step(self.actual_at(begin), end + wall_offset)
-            for begin, end in zip([time, *ends[:-1]], ends, strict=True)
+            self._step(counted.actual_at(begin), end + wall_offset)
+            for begin, end in zip(begins, ends, strict=False)
         ]
-        return AdmissionPolicy(steps=(*steps, self._step(self.clip(self.local), None)))
+        return AdmissionPolicy(steps=(*steps, self._step(last, None)))
 
     def _step(self, actual: Capacity, until: float | None) -> Step:
         caps = limited(
             sessions=actual.get(SBC_SESSIONS),
             users=actual.get(FAR_END_USERS),
-            cps=actual.get(CPS) or None,
+            # A limit of calls a second is not lifted by the end of the key that sets it.
+            cps=self.clip(self.local).get(CPS) or None,
         )
         return Step(until=until, caps=caps)

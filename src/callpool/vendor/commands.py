@@ -82,16 +82,24 @@ def key(
         list[str] | None, typer.Option(help="The device's maximum, TYPE=COUNT; repeatable.")
     ] = None,
     feature: Annotated[list[str] | None, typer.Option(help="Such as test_call.")] = None,
+    ends: Annotated[
+        str, typer.Option(help="First day on which it counts no more; without, it has no end.")
+    ] = "",
     lab_clock: LabClock = "",
 ) -> None:
     """Sign a local license key bound to serial numbers."""
     local = counts_from(counts or [])
+    now = int(clock_for(lab_clock).now().wall)
+    end = day(ends, "--ends") if ends else None
+    if end is not None and end <= now:
+        raise LicenseError("bad_date", "--ends is a day to come.")
     made, envelope = Office(directory).key(
         serials=serial,
         counts=local,
         maximum=counts_from(maximum) if maximum else local,
         features=frozenset(feature or []),
-        now=int(clock_for(lab_clock).now().wall),
+        now=now,
+        ends=end,
     )
     write_durably(out, (envelope + "\n").encode(), mode=0o644)
     say(f"Local key {made.key_id} for {', '.join(made.serials)} is in {out}")

@@ -114,8 +114,11 @@ class Office:
         maximum: Capacity,
         features: frozenset[str],
         now: int,
+        ends: int | None = None,
     ) -> tuple[LocalKey, str]:
         """Sign a local key bound to one or two serial numbers; returns it and its envelope.
+
+        It counts up to `ends`, seconds since 1970; None for no end.
 
         Raises LicenseError as `LocalKey` does, and `above_maximum` where the counts exceed the
         maximum.
@@ -132,6 +135,7 @@ class Office:
                 maximum=maximum,
                 features=features,
                 issued_at=now,
+                ends=ends,
             )
             self._write(msgspec.structs.replace(ledger, keys=number))
         return key, sign(self._key, LOCAL_KEY, key.to_payload())

@@ -344,7 +344,7 @@ class FakeLink:
         return
 
 
-def local_key(sequence: int = 1, serial: str = "S1", **counts: int) -> str:
+def local_key(sequence: int = 1, serial: str = "S1", ends: int | None = None, **counts: int) -> str:
     key = LocalKey(
         key_id=f"LK-{sequence}",
         sequence=sequence,
@@ -353,6 +353,7 @@ def local_key(sequence: int = 1, serial: str = "S1", **counts: int) -> str:
         maximum=Capacity.of(sbc_sessions=1000, far_end_users=1000),
         features=frozenset({"test_call"}),
         issued_at=1,
+        ends=ends,
     )
     return sign(VENDOR, LOCAL_KEY, key.to_payload())
 

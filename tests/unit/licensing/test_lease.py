@@ -49,9 +49,10 @@ grants = st.builds(
     st.integers(1, 1000),
 )
 licenses = st.builds(
-    lambda local, maximum, applied, remote, lease: DeviceLicense(
+    lambda local, maximum, applied, remote, lease, ends: DeviceLicense(
         serial="S1",
         local=Capacity.of(sbc_sessions=local),
+        local_end=None if ends is None else NOW + ends,
         maximum={SBC_SESSIONS: maximum},
         applied=applied,
         remote=remote,
@@ -62,6 +63,7 @@ licenses = st.builds(
     st.none() | grants,
     st.none() | grants,
     times,
+    st.none() | times,
 )
 
 
@@ -71,7 +73,7 @@ def test_actual_is_local_plus_applied_remote_up_to_the_maximum(
 ) -> None:
     time = NOW + later
     remote = held.applied.at(time) if held.applied and time < held.lease_end else Capacity()
-    wanted = held.local + remote
+    wanted = held.local_at(time) + remote
     actual = held.actual_at(time)
     assert actual.get(SBC_SESSIONS) == min(wanted.get(SBC_SESSIONS), held.maximum[SBC_SESSIONS])
     assert actual.get("far_end_users") == wanted.get("far_end_users"), "no maximum: not clipped"
@@ -96,8 +98,10 @@ def test_a_policys_steps_are_actual_at_every_instant(
 @given(licenses, times)
 def test_without_trusted_time_only_the_local_key_counts(held: DeviceLicense, begin: float) -> None:
     policy = held.policy(NOW + begin, wall_offset=0.0, trusted=False)
-    assert len(policy.steps) == 1
-    assert policy.steps[0].caps["sbc_sessions"] == held.clip(held.local).get("sbc_sessions")
+    assert len(policy.steps) <= 2
+    for time in (NOW + begin, NOW + begin + 50 * DAY):
+        local = held.clip(held.local_at(time)).get("sbc_sessions")
+        assert policy.at(time).caps["sbc_sessions"] == local
 
 
 def test_a_policy_with_more_edges_than_the_gate_holds_falls_to_local_early_never_late() -> None:
@@ -176,5 +180,37 @@ def test_above_the_maximum_it_is_clipped_and_said() -> None:
 
 def test_the_local_key_is_used_first() -> None:
     held = device()
-    assert held.remote_in_use(Capacity.of(sbc_sessions=4)) == Capacity()
-    assert held.remote_in_use(Capacity.of(sbc_sessions=9)) == Capacity.of(sbc_sessions=4)
+    assert held.remote_in_use(Capacity.of(sbc_sessions=4), NOW) == Capacity()
+    assert held.remote_in_use(Capacity.of(sbc_sessions=9), NOW) == Capacity.of(sbc_sessions=4)
+
+
+def test_a_local_key_that_ends_is_a_step_of_the_policy_with_or_without_a_grant() -> None:
+    held = device(local_end=NOW + 2 * DAY, local=Capacity.of(sbc_sessions=5, cps=7))
+    alone = held.policy(NOW, wall_offset=10.0)
+    assert [s.until for s in alone.steps] == [NOW + 2 * DAY + 10.0, None]
+    assert [s.caps["sbc_sessions"] for s in alone.steps] == [5, 0]
+    assert [s.caps["cps"] for s in alone.steps] == [7, 7], "the end of a key lifts no limit"
+    behind = held.policy(NOW, wall_offset=0.0, trusted=False)
+    assert [s.caps["sbc_sessions"] for s in behind.steps] == [5, 0]
+    leased = replace(held, applied=grant(1, 10), remote=grant(1, 10), lease_end=NOW + DAY)
+    assert [s.caps["sbc_sessions"] for s in leased.policy(NOW, wall_offset=0.0).steps] == [15, 5, 0]
+    longer = replace(leased, lease_end=NOW + 3 * DAY)
+    steps = longer.policy(NOW, wall_offset=0.0).steps
+    assert [s.caps["sbc_sessions"] for s in steps] == [15, 10, 0]
+    assert longer.remote_in_use(Capacity.of(sbc_sessions=9), NOW + 2 * DAY) == Capacity.of(
+        sbc_sessions=9
+    ), "calls that the ended key no longer covers stand on the pool's units"
+
+
+def test_over_allocation_is_judged_at_receipt_and_at_application() -> None:
+    held = device(maximum={SBC_SESSIONS: 20})
+    received = held.receive(grant(1, 40), NOW + 7 * DAY, NOW)
+    assert received.over_allocated(NOW) == Capacity.of(sbc_sessions=25)
+    assert not received.over_applied(NOW)
+    applied = received.restarted(save=True)
+    assert applied.actual_at(NOW).get(SBC_SESSIONS) == 20
+    assert applied.over_applied(NOW) == Capacity.of(sbc_sessions=25)
+    better = applied.receive(grant(2, 10), NOW + 7 * DAY, NOW)
+    assert not better.over_allocated(NOW)
+    assert better.over_applied(NOW), "until it is applied"
+    assert not better.restarted(save=True).over_applied(NOW)

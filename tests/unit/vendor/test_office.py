@@ -111,3 +111,13 @@ def test_a_smart_order_is_for_the_authority_and_a_pool_order_for_the_pool(tmp_pa
     assert code_of(body, SMART_ORDER, sbc_sessions=5) == "unknown_license_type"
     assert code_of(body, POOL_ORDER, cps=5) == "unknown_license_type"
     assert code_of(body, "both", cps=5) == "bad_document"
+
+
+def test_a_local_key_may_end_and_one_that_never_counts_is_not_signed(tmp_path: Path) -> None:
+    office = Office.create(tmp_path)
+    given = {"serials": ["S1"], "counts": Capacity(), "maximum": Capacity(), "now": 1000}
+    assert code_of(office.key, features=frozenset(), ends=1000, **given) == "bad_document"
+    key, envelope = office.key(features=frozenset(), ends=1001, **given)  # type: ignore[arg-type]
+    assert (key.sequence, key.ends) == (1, 1001), "the refused one has used no number"
+    body = json.loads(verify(envelope, LOCAL_KEY, trust(office.public_key)))
+    assert LocalKey.from_payload(body) == key
