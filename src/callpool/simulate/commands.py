@@ -45,7 +45,12 @@ def simulate_smart(
         else:
             say(_words(line))
     if plot_file is not None:
-        plot_file.write_text(plot(lines, simulation.script), encoding="utf-8")
+        try:
+            plot_file.write_text(plot(lines, simulation.script), encoding="utf-8")
+        except OSError as error:
+            raise LicenseError(
+                "cannot_write", f"{plot_file} cannot be written: {error.strerror}."
+            ) from error
 
 
 def _read(file: Path) -> bytes:
@@ -56,6 +61,8 @@ def _read(file: Path) -> bytes:
             return source.read(MAX_SCRIPT + 1)
     except IsADirectoryError as error:
         raise LicenseError("bad_script", f"{file} is a directory, not a script.") from error
+    except OSError as error:
+        raise LicenseError("no_such_file", f"{file} cannot be read: {error.strerror}.") from error
 
 
 def _words(line: Line) -> str:

@@ -8,6 +8,7 @@ clock that may jump; restarts that take no time.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from typing import Final
 
@@ -34,6 +35,7 @@ from callpool.licensing.smart_timers import (
     AUTHORIZATION_VALID,
     CERTIFICATE_RENEWAL,
     CERTIFICATE_VALID,
+    CLOCK_EQUAL,
     DAY,
     HAIR,
     RECHECK,
@@ -153,10 +155,16 @@ class Simulation:
 
     def run(self) -> Iterator[Line]:
         """Run the script from its start to its end; one line a change, in order of time."""
-        events = self.script.in_order()
-        if not events or events[0].at_days > 0.0:
-            yield self._line("start")
-        for event in events:
+        start, lines = self._line("start"), self._lines()
+        first = next(lines, None)
+        if first is None or first.at_seconds > 0.0:
+            yield start
+        if first is not None:
+            yield first
+        yield from lines
+
+    def _lines(self) -> Iterator[Line]:
+        for event in self.script.in_order():
             yield from self._pass(event.at_days * DAY, last=False)
             yield from self._do(event)
         yield from self._pass(self.script.until_days * DAY, last=True)
@@ -169,15 +177,29 @@ class Simulation:
         Otherwise the script's event of that instant comes first.
         """
         while True:
-            due = self.agent.next_timer()
-            if due is None:
-                break
-            at = self.elapsed + max(0.0, due - self.now().time)
+            at = self.elapsed + self._wait()
             if at > end + HAIR or (not last and at >= end - HAIR):
                 break
             self.elapsed = max(self.elapsed, min(at, end))
             yield from self._timer()
         self.elapsed = max(self.elapsed, end)
+
+    def _wait(self) -> float:
+        """Return the seconds until something is due, infinity for never.
+
+        Beside the agent's timers that is the wall clock leaving or entering the certificate's
+        dates: a device looks at it all the time.
+        """
+        agent, now = self.agent, self.now()
+        due = agent.next_timer()
+        wait = math.inf if due is None else max(0.0, due - now.time)
+        dates = agent.certificate
+        if dates is not None and self.off:
+            away = agent.out_of_range_since is not None
+            edge = dates.not_before - CLOCK_EQUAL if away else dates.not_after + CLOCK_EQUAL
+            if edge > now.wall:
+                wait = min(wait, edge - now.wall)
+        return wait
 
     def _timer(self) -> Iterator[Line]:
         yield from self._took(self.agent.handle_timer(self.now()))

@@ -54,6 +54,24 @@ def test_before_anything_happens_it_is_unconfigured_and_rejects() -> None:
     )
 
 
+@pytest.mark.parametrize(
+    "events", [[], [at(0, "cloud_down")], [at(0, "cloud_down"), at(5, "enable")]]
+)
+def test_the_first_line_is_always_at_the_start(events: list[dict[str, Any]]) -> None:
+    first = simulate(*events)[0]
+    assert (first.at_seconds, first.state, first.cause) == (0.0, "Unconfigured", "start")
+
+
+def test_a_registration_that_fails_leaves_the_evaluation_running_to_its_end() -> None:
+    lines = simulate(
+        at(0, "cloud_down"), at(0, "enable"), at(1, "register"), at(95, "cloud_up"), until_days=96
+    )
+    assert states(lines)[:2] == [(0, "Unidentified"), (90, "EvalExpired")]
+    ended = next(line for line in lines if line.state == "EvalExpired")
+    assert (ended.calls, ended.contact, ended.eval_seconds_left) == ("reject", False, 0.0)
+    assert lines[-1].state == "Authorized"
+
+
 def test_a_registered_device_renews_every_30_days() -> None:
     lines = simulate(at(0, "enable"), at(0, "register"), until_days=100)
     assert states(lines)[-1] == (0, "Authorized")
@@ -120,6 +138,30 @@ def test_true_time_is_untouched_by_a_clock_that_is_set() -> None:
     )
     assert lines[-1].cause == "certificate_ended"
     assert lines[-1].at_seconds == 5 * DAY + 3600
+
+
+def test_the_wall_clock_leaves_and_enters_the_dates_by_itself() -> None:
+    back = simulate(
+        at(0, "enable"),
+        at(0, "register"),
+        at(5, "clock_set", seconds=-5 * DAY - 1800),
+        until_days=6,
+    )
+    assert [(line.cause, line.at_seconds) for line in back[-2:]] == [
+        ("clock_out_of_range", 5 * DAY),
+        ("clock_in_range", 5 * DAY + 1800 - 60),
+    ]
+    ahead = simulate(
+        at(0, "enable"),
+        at(0, "register"),
+        at(1, "clock_set", seconds=100 * DAY),
+        at(2, "cloud_down"),
+        until_days=266,
+    )
+    assert [(line.cause, line.at_seconds) for line in ahead if not line.contact][-2:] == [
+        ("clock_out_of_range", 265 * DAY + 60),
+        ("certificate_ended", 265 * DAY + 60 + 3600),
+    ]
 
 
 def test_a_restart_loses_no_timer() -> None:
@@ -234,4 +276,11 @@ def test_the_command_refuses_a_bad_script_with_its_code(
     assert command("simulate", "smart", "--script", str(script), "--json") == 1
     assert json.loads(capsys.readouterr().out)["code"] == "bad_script"
     assert command("simulate", "smart", "--script", str(tmp_path / "none.json")) == 1
+    capsys.readouterr()
+    assert command("simulate", "smart", "--script", str(tmp_path / "none.json"), "--json") == 1
+    assert json.loads(capsys.readouterr().out)["code"] == "no_such_file"
     assert command("simulate", "smart", "--script", str(tmp_path)) == 1
+    script.write_text('{"configured": 5, "purchased": 5, "until_days": 1}')
+    nowhere = str(tmp_path / "no" / "s.svg")
+    assert command("simulate", "smart", "--script", str(script), "--plot", nowhere) == 1
+    assert "[cannot_write]" in capsys.readouterr().err
