@@ -85,7 +85,7 @@ def test_licenses_travel_into_an_existing_kamailio_and_calls_outlive_its_restart
     now = int(time.time())
     lab.buy({SBC_SESSIONS: 6}, starts=now - 60, ends=now + 86_400)
     lab.allocate("sbc-a", sbc_sessions=6)
-    wait_for("Remote", lambda: lab.row("sbc-a", SBC_SESSIONS)["remote"] == 6, seconds=20)
+    wait_for("Remote", lambda: lab.row("sbc-a", SBC_SESSIONS)["remote"] == 6, seconds=60)
     first = leader(lab.directory)
     lab.call("POST", "/devices/sbc-a/restart", {"save": True})
     lab.await_actual("sbc-a", SBC_SESSIONS, 6)
@@ -93,9 +93,9 @@ def test_licenses_travel_into_an_existing_kamailio_and_calls_outlive_its_restart
     assert not is_alive(first)
 
     async def story() -> None:
-        long = await caller(lab.sip("sbc-a"), calls=2, rate=20, hold_ms=9000)
+        long = await caller(lab.sip("sbc-a"), calls=2, rate=20, hold_ms=45_000)
         await asyncio.to_thread(
-            wait_for, "2 calls", lambda: lab.gate("sbc-a")["sessions"] == 2, seconds=10
+            wait_for, "2 calls", lambda: lab.gate("sbc-a")["sessions"] == 2, seconds=60
         )
         second = leader(lab.directory)
         lab.ask("sbc-a", "restart", save=False)
@@ -108,11 +108,11 @@ def test_licenses_travel_into_an_existing_kamailio_and_calls_outlive_its_restart
         service = await asyncio.create_subprocess_exec(str(lab.directory / "service"))
         assert await service.wait() == 0
         assert leader(lab.directory) != third
-        fill = await caller(lab.sip("sbc-a"), calls=12, rate=50, hold_ms=1500)
-        filled = await fill.wait(30)
+        fill = await caller(lab.sip("sbc-a"), calls=12, rate=50, hold_ms=6000)
+        filled = await fill.wait(60)
         assert filled.admitted <= 4
         assert filled.admitted + filled.answers.get(503, 0) == 12
-        result = await long.wait(30)
+        result = await long.wait(120)
         assert (result.completed, result.failed) == (2, 0)
 
     asyncio.run(story())

@@ -32,7 +32,7 @@ def buy(lab: LabHandle, sessions: int, users: int = 0) -> None:
 
 
 def held(lab: LabHandle) -> int:
-    with sqlite3.connect(lab.lab.manager.database) as database:
+    with sqlite3.connect(lab.lab.manager.database, timeout=60) as database:
         return int(database.execute("SELECT coalesce(sum(held), 0) FROM holding").fetchone()[0])
 
 
@@ -56,7 +56,7 @@ def test_two_managers_allocating_at_once_never_let_the_devices_enforce_more_than
             )
             for url in urls
         ]
-        wait_for("the second manager", lambda: _answers(connections[1]), seconds=30)
+        wait_for("the second manager", lambda: _answers(connections[1]), seconds=60)
         granted, refused = [0, 0], [0, 0]
         codes: set[str] = set()
 
@@ -90,7 +90,7 @@ def test_two_managers_allocating_at_once_never_let_the_devices_enforce_more_than
                 for n, d in devices.items()
             )
 
-        wait_for("the devices to follow", followed, seconds=30)
+        wait_for("the devices to follow", followed, seconds=60)
         changes = [c for d in lab.devices for c in enforced(lab, d.name, SBC_SESSIONS)]
         assert len(changes) > 10
         assert most(changes) <= 60
@@ -108,10 +108,10 @@ def test_a_share_with_calls_on_it_grows_elsewhere_only_as_those_calls_end(
 
     async def story() -> None:
         # 12 short calls and 8 long ones fill A.
-        short = await caller(lab.sip("sbc-a"), calls=12, rate=50, hold_ms=4000)
-        long = await caller(lab.sip("sbc-a"), calls=8, rate=50, hold_ms=9000)
+        short = await caller(lab.sip("sbc-a"), calls=12, rate=50, hold_ms=9000)
+        long = await caller(lab.sip("sbc-a"), calls=8, rate=50, hold_ms=30_000)
         await asyncio.to_thread(
-            wait_for, "A to be full", lambda: lab.gate("sbc-a")["sessions"] == 20, seconds=10
+            wait_for, "A to be full", lambda: lab.gate("sbc-a")["sessions"] == 20, seconds=60
         )
         lab.allocate("sbc-a", sbc_sessions=5)
         lab.await_actual("sbc-a", SBC_SESSIONS, 5)
@@ -120,20 +120,20 @@ def test_a_share_with_calls_on_it_grows_elsewhere_only_as_those_calls_end(
             lab.allocate("sbc-b", sbc_sessions=15)
         assert caught.value.code == "pool_exceeded"
         assert lab.pool()["types"][SBC_SESSIONS]["reclaiming"] == 15
-        result = await short.wait(20)
+        result = await short.wait(60)
         assert (result.completed, result.failed) == (12, 0)
         # 8 calls are left on A, so 12 are free, not 15.
         await asyncio.to_thread(
             wait_for,
             "12 to be free",
             lambda: lab.pool()["types"][SBC_SESSIONS]["free"] == 12,
-            seconds=20,
+            seconds=60,
         )
         lab.allocate("sbc-b", sbc_sessions=12)
         lab.await_actual("sbc-b", SBC_SESSIONS, 12)
         fill = await caller(lab.sip("sbc-b"), calls=40, rate=50, hold_ms=2000)
-        assert (await long.wait(20)).failed == 0
-        filled = await fill.wait(20)
+        assert (await long.wait(90)).failed == 0
+        filled = await fill.wait(60)
         assert filled.admitted + filled.answers.get(503, 0) == 40
 
     asyncio.run(story())
@@ -141,7 +141,7 @@ def test_a_share_with_calls_on_it_grows_elsewhere_only_as_those_calls_end(
     wait_for(
         "the rest of A's share to be free",
         lambda: lab.pool()["types"][SBC_SESSIONS]["free"] == 3,
-        seconds=20,
+        seconds=60,
     )
 
 
@@ -151,7 +151,7 @@ def test_an_order_that_ends_takes_its_licenses_out_of_force_even_with_the_manage
     lab = make_lab(Plan(names=("sbc-a",), apply="live"))
     now = int(time.time())
     lab.buy({SBC_SESSIONS: 7}, starts=now - 60, ends=now + YEAR)
-    end = int(time.time()) + 12
+    end = int(time.time()) + 30
     lab.buy({SBC_SESSIONS: 9}, starts=now - 60, ends=end)
     lab.allocate("sbc-a", sbc_sessions=16)
     lab.await_actual("sbc-a", SBC_SESSIONS, 16)
@@ -160,12 +160,12 @@ def test_an_order_that_ends_takes_its_licenses_out_of_force_even_with_the_manage
     lab.send("sbc-a", signal.SIGSTOP)
 
     async def fill() -> int:
-        sipp = await caller(lab.sip("sbc-a"), calls=20, rate=100, hold_ms=300)
-        return (await sipp.wait(20)).admitted
+        sipp = await caller(lab.sip("sbc-a"), calls=20, rate=100, hold_ms=5000)
+        return (await sipp.wait(60)).admitted
 
-    assert time.time() < end - 1
     assert asyncio.run(fill()) == 16
-    wait_for("the order to end", lambda: time.time() > end + 0.1, seconds=20)
+    assert time.time() < end - 1, "this machine is too slow to tell"
+    wait_for("the order to end", lambda: time.time() > end + 0.1, seconds=60)
     assert asyncio.run(fill()) == 7
     lab.send("sbc-a", signal.SIGCONT)
     lab.await_actual("sbc-a", SBC_SESSIONS, 7)

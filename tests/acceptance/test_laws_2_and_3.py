@@ -39,7 +39,7 @@ def licensed(lab: LabHandle, sessions: int) -> None:
 def offer(lab: LabHandle, calls: int, *, hold_ms: int = 100, rate: float = 200) -> SippResult:
     async def run() -> SippResult:
         sipp = await caller(lab.sip("sbc-a"), calls=calls, rate=rate, hold_ms=hold_ms)
-        return await sipp.wait(60)
+        return await sipp.wait(90)
 
     return asyncio.run(run())
 
@@ -55,10 +55,10 @@ def test_a_call_outlives_every_accident_and_the_lease_and_hangs_up_like_any_othe
     licensed(lab, 4)
 
     async def story() -> None:
-        sipp = await caller(lab.sip("sbc-a"), calls=4, rate=50, hold_ms=40_000)
-        await asyncio.to_thread(wait_for, "4 calls", lambda: sessions(lab) == 4, seconds=10)
+        sipp = await caller(lab.sip("sbc-a"), calls=4, rate=50, hold_ms=60_000)
+        await asyncio.to_thread(wait_for, "4 calls", lambda: sessions(lab) == 4, seconds=60)
         await asyncio.to_thread(accidents, lab)
-        result = await sipp.wait(60)
+        result = await sipp.wait(150)
         assert (result.completed, result.failed) == (4, 0)
 
     def accidents(lab: LabHandle) -> None:
@@ -67,7 +67,7 @@ def test_a_call_outlives_every_accident_and_the_lease_and_hangs_up_like_any_othe
         wait_for(
             "Kamailio to be back",
             lambda: lab.kamailio_pid("sbc-a") not in (0, before) and sessions(lab) == 4,
-            seconds=15,
+            seconds=60,
         )
         lab.ask("sbc-a", "restart", save=True)
         assert sessions(lab) == 4
@@ -82,12 +82,12 @@ def test_a_call_outlives_every_accident_and_the_lease_and_hangs_up_like_any_othe
         wait_for(
             "the lease to end",
             lambda: lab.status("sbc-a")["lease_end"] is None,
-            seconds=LEASE + 15,
+            seconds=LEASE + 60,
         )
         assert sessions(lab) == 4
 
     asyncio.run(story())
-    wait_for("the licenses to come back", lambda: sessions(lab) == 0, seconds=10)
+    wait_for("the licenses to come back", lambda: sessions(lab) == 0, seconds=60)
 
 
 def test_with_the_core_frozen_and_the_manager_dead_kamailio_falls_to_local_at_the_leases_end(
@@ -100,19 +100,25 @@ def test_with_the_core_frozen_and_the_manager_dead_kamailio_falls_to_local_at_th
     lab.send("sbc-a", signal.SIGSTOP)
     try:
         assert offer(lab, 3).answers == {200: 3}
-        admitted_last = refused_first = 0.0
-        while not refused_first and time.time() < lease_end + 10:
+        while True:
+            asked = time.time()
             answers = offer(lab, 1, hold_ms=0).answers
-            admitted_last = time.time() if 200 in answers else admitted_last
-            refused_first = 0.0 if 200 in answers else time.time()
-        assert lease_end - 0.5 <= refused_first <= lease_end + 2.0
-        assert admitted_last <= lease_end + 0.5
+            if 200 not in answers:
+                break
+            assert asked <= lease_end + 0.5, "admitted though the lease had ended"
+        # By the wall or by Kamailio's own ticks, whichever comes first: up to a second early.
+        assert time.time() >= lease_end - 1.5
+        assert answers == {503: 1}
         # And it goes no further: still refused a while later, the core still frozen.
         assert offer(lab, 5).answers == {503: 5}
     finally:
         lab.send("sbc-a", signal.SIGCONT)
-    wait_for("the core to say so", lambda: lab.status("sbc-a")["lease_end"] is None, seconds=20)
-    assert lab.gate("sbc-a")["refused"].get(NO_LICENSE, 0) >= 6
+    wait_for("the core to say so", lambda: lab.status("sbc-a")["lease_end"] is None, seconds=60)
+    wait_for(
+        "the refusals to be counted",
+        lambda: lab.gate("sbc-a")["refused"].get(NO_LICENSE, 0) == 6,
+        seconds=60,
+    )
 
 
 def test_with_manager_and_core_dead_the_gate_admits_exactly_the_license(
@@ -128,10 +134,10 @@ def test_with_manager_and_core_dead_the_gate_admits_exactly_the_license(
     # The core comes back to a Kamailio that went on: it takes it over and counts what it counts.
     lab.start("sbc-a")
     lab.await_device("sbc-a")
-    wait_for("nothing to be in use", lambda: sessions(lab) == 0, seconds=15)
+    wait_for("nothing to be in use", lambda: sessions(lab) == 0, seconds=60)
     assert lab.gate("sbc-a")["uncertain"] == 0
     assert lab.status("sbc-a")["connected"] is False
-    assert offer(lab, 30, hold_ms=1000, rate=100).admitted == 10
+    assert offer(lab, 30, hold_ms=6000, rate=100).admitted == 10
 
 
 def chaos(lab: LabHandle, chosen: random.Random, accidents: int) -> list[str]:
@@ -164,7 +170,7 @@ def chaos(lab: LabHandle, chosen: random.Random, accidents: int) -> list[str]:
             wait_for(
                 "Kamailio to be back",
                 lambda pid=pid: lab.kamailio_pid("sbc-a") not in (0, pid),  # type: ignore[misc]  # a lambda's default
-                seconds=20,
+                seconds=60,
             )
     return done
 
@@ -180,20 +186,23 @@ def test_whatever_is_killed_under_load_the_license_is_never_exceeded_nor_lost(
     licensed(lab, 20)
 
     async def story() -> SippResult:
-        sipp = await caller(lab.sip("sbc-a"), calls=600, rate=30, hold_ms=2000)
+        sipp = await caller(lab.sip("sbc-a"), calls=0, rate=30, hold_ms=2000)
         done = await asyncio.to_thread(chaos, lab, random.Random(seed), 8)
-        assert sipp.running, "the load ended before the accidents did"
         print("accidents:", done)
-        return await sipp.wait(90)
+        return await sipp.finish(90)
 
     result = asyncio.run(story())
     assert most(calls_up(lab, ["sbc-a"])) <= 20
     assert result.admitted >= 20
     # Nothing is lost: what was admitted has ended, and every license can be used again.
-    wait_for("nothing to be in use", lambda: sessions(lab) == 0, seconds=30)
+    wait_for("nothing to be in use", lambda: sessions(lab) == 0, seconds=90)
     before = lab.gate("sbc-a")["refused"].get(SESSION_LIMIT, 0)
-    assert offer(lab, 40, hold_ms=1500).admitted == 20
-    assert lab.gate("sbc-a")["refused"][SESSION_LIMIT] - before == 20
+    assert offer(lab, 40, hold_ms=6000).admitted == 20
+    wait_for(
+        "20 refusals to be counted",
+        lambda: lab.gate("sbc-a")["refused"].get(SESSION_LIMIT, 0) - before == 20,
+        seconds=60,
+    )
 
 
 def test_a_device_whose_manager_is_unreachable_at_start_serves_what_it_has(
@@ -203,11 +212,14 @@ def test_a_device_whose_manager_is_unreachable_at_start_serves_what_it_has(
     licensed(lab, 3)
     lab.kill("manager")
     lab.ask("sbc-a", "stop")
-    wait_for("the device to stop", lambda: not lab.alive("sbc-a"), seconds=20)
+    wait_for("the device to stop", lambda: not lab.alive("sbc-a"), seconds=60)
     with pytest.raises(CallpoolError):
         lab.status("sbc-a")
     lab.start("sbc-a")
     lab.await_device("sbc-a")
-    assert offer(lab, 9, hold_ms=1000).admitted == 3
-    alarms = {a["code"] for a in lab.status("sbc-a")["alarms"]}
-    assert "contact_lost" in alarms
+    assert offer(lab, 9, hold_ms=6000).admitted == 3
+    wait_for(
+        "the alarm",
+        lambda: "contact_lost" in {a["code"] for a in lab.status("sbc-a")["alarms"]},
+        seconds=60,
+    )

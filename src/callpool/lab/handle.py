@@ -95,7 +95,7 @@ class LabHandle:
     def ask(self, name: str, command: str, **arguments: Any) -> Any:
         """Ask a device's core; raises DeviceError with its code."""
         socket = Layout(Path(self.device(name).directory)).control
-        return ask(socket, command, timeout=15.0, **arguments)
+        return ask(socket, command, timeout=60.0, **arguments)
 
     def status(self, name: str) -> dict[str, Any]:
         """Return what a device says of itself."""
@@ -122,7 +122,7 @@ class LabHandle:
         secret = str(self.call("POST", "/smart/tokens", token)["token"])
         return self.smart(name, "register", token=secret)
 
-    def await_smart(self, name: str, state: str, *, seconds: float = 30.0) -> None:
+    def await_smart(self, name: str, state: str, *, seconds: float = 60.0) -> None:
         """Wait until a smart device is in `state`; raises CallpoolError `timed_out`."""
         wait_for(
             f"{name} to be {state}",
@@ -148,7 +148,7 @@ class LabHandle:
         return trace_of(self.directory / f"{name}-answerer")
 
     def await_actual(
-        self, name: str, license_type: str, count: int, *, seconds: float = 20.0
+        self, name: str, license_type: str, count: int, *, seconds: float = 60.0
     ) -> None:
         """Wait until a device's Actual is `count`; raises CallpoolError `timed_out`."""
 
@@ -190,7 +190,7 @@ class LabHandle:
         self.lab = msgspec.structs.replace(self.lab, processes=(*others, entry))
         write_lab(self.directory, self.lab)
 
-    def await_manager(self, *, seconds: float = 30.0) -> None:
+    def await_manager(self, *, seconds: float = 60.0) -> None:
         """Wait until the manager answers."""
 
         def answers() -> bool:
@@ -201,7 +201,7 @@ class LabHandle:
 
         wait_for("the manager to answer", answers, seconds=seconds)
 
-    def await_device(self, name: str, *, seconds: float = 30.0) -> None:
+    def await_device(self, name: str, *, seconds: float = 60.0) -> None:
         """Wait until a device's core answers and its Kamailio lives."""
 
         def answers() -> bool:

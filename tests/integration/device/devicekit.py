@@ -41,14 +41,18 @@ def call(part: str, *words: object, ok: bool = True, **environment: str) -> str:
         command(part, *words),
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=180,
         env={**os.environ, **environment},
     )
     assert (done.returncode == 0) is ok, f"{words}: {done.stdout}{done.stderr}"
     return done.stdout if ok else done.stderr
 
 
-def eventually(condition: Callable[[], Any], *, within: float = 15.0) -> Any:
+#: Seconds that anything awaited may take: generous, for it costs only where a test fails.
+DEADLINE = 60.0
+
+
+def eventually(condition: Callable[[], Any], *, within: float = DEADLINE) -> Any:
     """Return the first true value of `condition`; fail after `within` seconds."""
     end = time.monotonic() + within
     while True:
@@ -74,7 +78,7 @@ class Process:
     def ended(self) -> bool:
         return self._process.poll() is not None
 
-    def end(self, sign: int = signal.SIGTERM, within: float = 15.0) -> int:
+    def end(self, sign: int = signal.SIGTERM, within: float = DEADLINE) -> int:
         with contextlib.suppress(ProcessLookupError):
             self._process.send_signal(sign)
         return self._process.wait(within)
@@ -116,7 +120,7 @@ class Site:
         eventually(self._answers)
 
     def _answers(self) -> bool:
-        with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", self.port), 1):
+        with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", self.port), 5):
             return True
         return False
 
@@ -219,7 +223,7 @@ class Device:
             return False
 
     def ask(self, do: str, **fields: Any) -> Any:
-        return ask(self.layout.control, do, timeout=20.0, **fields)
+        return ask(self.layout.control, do, timeout=DEADLINE, **fields)
 
     def status(self) -> dict[str, Any]:
         told: dict[str, Any] = self.ask("status")
@@ -230,8 +234,8 @@ class Device:
         row = self.status()["capacity"][0]
         return row["remote"], row["local"], row["actual"]
 
-    def becomes(self, remote: int, local: int, actual: int, *, within: float = 15.0) -> None:
-        eventually(lambda: self.row() == (remote, local, actual), within=within)
+    def becomes(self, remote: int, local: int, actual: int) -> None:
+        eventually(lambda: self.row() == (remote, local, actual))
 
     def alarms(self) -> set[str]:
         return {a["code"] for a in self.status()["alarms"]}

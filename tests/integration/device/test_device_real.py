@@ -65,10 +65,10 @@ def test_a_license_travels_from_the_order_to_kamailio_and_waits_for_a_restart_wi
     assert not device.layout.token.exists()
     assert device.row() == (0, 5, 5)
     eventually(lambda: device.status()["hints"])
-    began = time.monotonic()
+    # Only a hint can bring it: by itself the device would not call for hours.
+    eventually(lambda: device.status()["next_contact_seconds"] > 3600)
     live.allocate("a", sbc_sessions=10, far_end_users=8)
-    device.becomes(10, 5, 5, within=5)
-    assert time.monotonic() - began < 1.0, "a hint is followed within a second"
+    device.becomes(10, 5, 5)
     assert device.status()["pending"]
     # The operator restarts it from the manager: nothing is typed at the device.
     live.client.call("POST", "/devices/a/restart", {"save": False})
@@ -179,7 +179,8 @@ def test_cut_off_for_longer_than_the_lease_it_restarts_on_its_local_key(alone: S
     device.process.end()
     device.start()
     eventually(lambda: "contact_lost" in device.alarms())
-    assert "The manager cannot be reached" in device.process.said()
+    said = device.process.said
+    eventually(lambda: "The manager cannot be reached" in said())
     alone.start()
     device.ask("pull")
     device.becomes(20, 5, 25)
@@ -196,7 +197,9 @@ def test_the_page_shows_it_over_https_and_dies_without_the_core_noticing(live: S
 
     def page(path: str) -> httpx.Response | None:
         try:
-            return httpx.get(url + path, verify=context, trust_env=False, follow_redirects=True)
+            return httpx.get(
+                url + path, verify=context, trust_env=False, follow_redirects=True, timeout=30
+            )
         except httpx.TransportError:
             return None
 
@@ -258,7 +261,7 @@ def test_a_test_call_needs_its_feature_and_is_a_real_call(live: Site) -> None:
     finally:
         answerer.terminate()
         answerer.communicate()
-    assert device.ask("calls")["admitted"] == 1
+    eventually(lambda: device.ask("calls")["admitted"] == 1)
     said = call("device", "test-call", "--dir", other.layout.root, ok=False)
     assert "[feature_not_licensed]" in said
 

@@ -20,7 +20,7 @@ from typing import Any
 
 from farend import FarEnd
 
-from callpool.device.gate import Destination, GateSettings, KamailioGate
+from callpool.device.gate import Destination, GateError, GateSettings, KamailioGate
 from callpool.device.gate.driver import Alarm
 from callpool.host import sipp
 from callpool.host.clock import SystemClock
@@ -29,6 +29,8 @@ from callpool.host.process import end_group, groups_of
 from callpool.licensing.admission import AdmissionPolicy, Step
 
 HOST = "127.0.0.1"
+#: Seconds that anything awaited may take: generous, for it costs only where a test fails.
+DEADLINE = 60.0
 SECRET = "5e" * 16
 REALM = "callpool"
 
@@ -49,7 +51,7 @@ def caps(**counts: int) -> AdmissionPolicy:
 
 async def eventually(
     condition: Callable[[], Any] | Callable[[], Awaitable[Any]],
-    seconds: float = 8.0,
+    seconds: float = DEADLINE,
     what: str = "",
 ) -> Any:
     """Await a condition with a deadline; return what it returned."""
@@ -62,6 +64,21 @@ async def eventually(
             return value
         assert time.monotonic() < deadline, f"not within {seconds} s: {what or condition}"
         await asyncio.sleep(0.02)
+
+
+async def becomes(look: Callable[[], Any] | Callable[[], Awaitable[Any]], expected: Any) -> None:
+    """Await that `look` returns `expected`: what Kamailio did, the book learns a little later."""
+    seen: list[Any] = [None]
+
+    async def equal() -> bool:
+        value = look()
+        seen[0] = await value if asyncio.iscoroutine(value) else value
+        return bool(seen[0] == expected)
+
+    try:
+        await eventually(equal)
+    except AssertionError:
+        raise AssertionError(f"{seen[0]!r} did not become {expected!r}") from None
 
 
 @dataclass
@@ -80,19 +97,33 @@ class Rig:
         return HOST, self.port
 
     async def count(self, key: str = "s") -> int:
-        """Kamailio's own counter."""
-        value = await self.gate._rpc.get("cp_cnt", key)
-        return int(value or 0)
+        """Kamailio's own counter; one that is being started is waited for."""
+
+        async def read() -> list[int]:
+            try:
+                return [int(await self.gate._rpc.get("cp_cnt", key) or 0)]
+            except GateError as error:
+                if error.code != "kamailio_unreachable":
+                    raise
+                return []
+
+        value: int = (await eventually(read, what="Kamailio answers"))[0]
+        return value
 
     async def calls(self, number: int, *, rate: float = 50, hold_ms: int = 0, **more: Any) -> Any:
         running = await sipp.caller(self.address, calls=number, rate=rate, hold_ms=hold_ms, **more)
-        return await running.wait(60)
+        return await running.wait(2 * DEADLINE)
 
     async def settled(self, sessions: int = 0) -> None:
-        async def equal() -> bool:
-            return await self.count() == sessions and self.gate.usage().sessions == sessions
+        async def both() -> tuple[int, int]:
+            return await self.count(), self.gate.usage().sessions
 
-        await eventually(equal, what=f"{sessions} sessions")
+        await becomes(both, (sessions, sessions))
+
+    async def journalled(self, call_id: str) -> None:
+        """Await that a driver, this one or another process's, has noted a call on the disk."""
+        journal = self.gate.settings.path / "calls.journal"
+        await eventually(lambda: call_id.encode() in journal.read_bytes(), what=call_id)
 
 
 def settings(directory: Path, port: int, uas_port: int, **more: Any) -> GateSettings:
@@ -168,6 +199,13 @@ class Answer:
         return [x.strip() for x in re.findall(rf"^{name}:\s*(.*?)\r?$", self.text, re.M | re.I)]
 
 
+def branch_of(text: str) -> str:
+    """The branch of the topmost Via: it ties an answer to its request (RFC 3261 17.1.3)."""
+    found = re.search(r"^Via:[^\r]*?;branch=([^;\s]*)", text, re.M)
+    assert found is not None
+    return found[1]
+
+
 class Phone:
     """A SIP client by hand: one UDP socket, messages as text."""
 
@@ -215,7 +253,7 @@ class Phone:
     def send(self, text: str) -> None:
         self.socket.sendto(text.encode(), self.target)
 
-    async def receive(self, seconds: float = 5.0) -> Answer:
+    async def receive(self, seconds: float = DEADLINE) -> Answer:
         loop = asyncio.get_running_loop()
         async with asyncio.timeout(seconds):
             data = await loop.sock_recv(self.socket, 65536)
@@ -223,22 +261,24 @@ class Phone:
         code = text.split(" ", 2)[1]
         return Answer(int(code) if code.isdigit() else 0, text)
 
-    async def final(self, cseq: str = "", seconds: float = 5.0, call_id: str = "") -> Answer:
-        """The next final answer (of a CSeq, of a call): others are told again until ACKed."""
+    async def final(
+        self, cseq: str = "", seconds: float = DEADLINE, call_id: str = "", branch: str = ""
+    ) -> Answer:
+        """The next final answer (of a CSeq, a call, a branch): others come again until ACKed."""
         while True:
             answer = await self.receive(seconds)
             if answer.code < 200 or (cseq and answer.header("CSeq") != cseq):
                 continue
-            if not call_id or answer.header("Call-ID") == call_id:
+            if call_id and answer.header("Call-ID") != call_id:
+                continue
+            if not branch or branch_of(answer.text) == branch:
                 return answer
 
-    async def ask(self, text: str, seconds: float = 5.0) -> Answer:
+    async def ask(self, text: str, seconds: float = DEADLINE) -> Answer:
         self.send(text)
         cseq = re.search(r"^CSeq: (.*?)\r", text, re.M)
-        call_id = re.search(r"^Call-ID: (.*?)\r", text, re.M)
         assert cseq is not None
-        assert call_id is not None
-        return await self.final(cseq[1], seconds, call_id[1])
+        return await self.final(cseq[1], seconds, branch=branch_of(text))
 
     async def silence(self, seconds: float = 0.4) -> bool:
         """True when nothing at all arrives for so long."""
@@ -336,8 +376,8 @@ class Call:
         }  # fmt: skip
         return self.phone.message(method, self.remote, **{**values, **more})
 
-    async def bye(self, cseq: int = 9, seconds: float = 5.0) -> Answer:
-        return await self.phone.ask(self.text("BYE", cseq), seconds)
+    async def bye(self, cseq: int = 9) -> Answer:
+        return await self.phone.ask(self.text("BYE", cseq))
 
 
 def invite(phone: Phone, call_id: str, *, number: str = "1000", **more: Any) -> str:

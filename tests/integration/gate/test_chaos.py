@@ -18,7 +18,7 @@ from typing import Any
 
 import pytest
 from farend import FarEnd
-from gatekit import Answer, Call, Phone, Rig, call_up, caps, invite, rig
+from gatekit import DEADLINE, Answer, Call, Phone, Rig, call_up, caps, invite, rig
 from test_survival import killed_whole, written
 
 from callpool.device.gate.journal import GateState
@@ -28,7 +28,7 @@ CAP = 12
 
 async def patiently(phone: Phone, text: str, cseq: str, call_id: str) -> Answer:
     """Tell a request again each 0.3 s until its final answer comes."""
-    deadline = time.monotonic() + 60
+    deadline = time.monotonic() + 2 * DEADLINE
     while True:
         phone.send(text)
         with contextlib.suppress(TimeoutError):
@@ -72,7 +72,7 @@ class Driver:
             env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path), **self.more},
         )  # fmt: skip
         assert self.process.stdout is not None
-        line = await asyncio.wait_for(self.process.stdout.readline(), 30)
+        line = await asyncio.wait_for(self.process.stdout.readline(), 2 * DEADLINE)
         assert line.startswith(b"ready"), line
 
     async def kill(self) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 from farend import FarEnd
-from gatekit import HOST, Phone, call_ids, call_up, caps, eventually, invite, rig, users
+from gatekit import HOST, Phone, becomes, call_ids, call_up, caps, eventually, invite, rig, users
 
 from callpool.device.gate import Destination, KamailioGate
 from callpool.host import sipp
@@ -39,7 +39,8 @@ WEIRD = [
 
 async def test_strange_call_ids_break_neither_datagrams_nor_journal_nor_seed() -> None:
     far = await FarEnd.open()
-    async with rig(caps(sessions=50), far=far) as r:
+    # One worker, so that whatever came before the last call has been dealt with before it.
+    async with rig(caps(sessions=50), far=far, workers=1) as r:
         with Phone(r.address) as phone:
             await call_up(phone, "victim@test")
             texts = [invite(phone, w, branch=f"z9hG4bKw{i}") for i, w in enumerate(WEIRD)]
@@ -49,7 +50,7 @@ async def test_strange_call_ids_break_neither_datagrams_nor_journal_nor_seed() -
                 raw = invite(phone, "EIGHT", branch=f"z9hG4bK{bad.hex()}").encode()
                 phone.socket.sendto(raw.replace(b"EIGHT", bad), phone.target)
             await call_up(phone, "last@test")
-            await eventually(lambda: r.gate.usage().sessions == len(far.up))
+            await r.settled(len(far.up))
             await r.gate.resync()
             count = await r.count()
             assert r.gate.usage().sessions == count == len(far.up)
@@ -68,7 +69,7 @@ async def test_strange_call_ids_break_neither_datagrams_nor_journal_nor_seed() -
 
 
 async def test_a_zero_byte_in_a_call_id_hides_no_call_and_adds_none() -> None:
-    async with rig(caps(sessions=9), far=await FarEnd.open()) as r:
+    async with rig(caps(sessions=9), far=await FarEnd.open(), workers=1) as r:
         with Phone(r.address) as phone:
             await call_up(phone, "victim@test")
             phone.send(invite(phone, "nul\x00\r\n 64 forged@test", branch="z9hG4bKnul"))
@@ -89,7 +90,7 @@ async def test_long_and_strange_names_do_not_lose_a_refusal() -> None:
                 text = invite(phone, f"long{i}@test", from_uri=f"sip:{name}@{HOST}")
                 assert (await phone.ask(text)).code == 503
             await eventually(lambda: r.gate.usage().refused == {"no_license": len(names)})
-            assert r.gate.book.gap is False
+            await becomes(lambda: r.gate.book.gap, False)
             assert {x.call_id for x in r.refusals} == {f"long{i}@test" for i in range(len(names))}
 
 
@@ -186,22 +187,16 @@ async def test_an_answer_that_nobody_asked_for_ends_no_call() -> None:
 async def test_a_flood_from_a_stranger_is_ignored_and_a_peer_is_not() -> None:
     async with rig(caps(sessions=9), flood_limit=10) as r:
         with Phone(r.address, host="127.0.0.9") as stranger, Phone(r.address) as peer:
-            for i in range(60):
+            for i in range(120):
                 stranger.send(stranger.message("MESSAGE", f"sip:x@{HOST}", call_id=f"f{i}@t"))
-            answers = 0
-            while not await _nothing(stranger):
-                answers += 1
-            assert 5 <= answers <= 25, answers
+            # Served in between, and when the last of them is, so is the flood before it.
             for i in range(30):
                 assert (await (await call_up(peer, f"peer{i}@t")).bye()).code == 200
-
-
-async def _nothing(phone: Phone) -> bool:
-    try:
-        await phone.receive(0.3)
-    except TimeoutError:
-        return True
-    return False
+            answers = 0
+            while not await stranger.silence():
+                answers += 1
+            # About 10; on a slow machine the flood spreads over several times two seconds.
+            assert 5 <= answers <= 60, answers
 
 
 @pytest.mark.parametrize("workers", [1, 8])
@@ -212,14 +207,14 @@ async def test_the_cap_is_exact_with_one_worker_and_with_eight_over_udp_and_tcp(
     listen = (f"udp:{HOST}:{port}", f"tcp:{HOST}:{port}")
     async with rig(caps(sessions=9), workers=workers, listen=listen) as r:
         running = [
-            await sipp.caller(r.address, calls=30, rate=150, hold_ms=700, transport=t)
+            await sipp.caller(r.address, calls=30, rate=150, hold_ms=6000, transport=t)
             for t in ("udp", "tcp")
         ]
-        results = [await x.wait(30) for x in running]
+        results = [await x.wait(60) for x in running]
         assert sum(x.admitted for x in results) == 9
         assert [x.failed for x in results] == [0, 0]
-        assert r.gate.usage().peak_sessions == 9
         await r.settled(0)
+        await becomes(lambda: r.gate.usage().peak_sessions, 9)
 
 
 async def test_a_call_from_tcp_to_udp_is_carried_by_its_mac_alone() -> None:
@@ -229,13 +224,13 @@ async def test_a_call_from_tcp_to_udp_is_carried_by_its_mac_alone() -> None:
         running = await sipp.caller(
             r.address, calls=3, rate=50, hold_ms=100, transport="tcp", scenario="uac_reinvite"
         )
-        result = await running.wait(30)
+        result = await running.wait(60)
         assert (result.completed, result.failed) == (3, 0)
         await r.settled(0)
 
 
 async def test_the_age_of_a_call_outlives_a_year_of_ticks() -> None:
-    async with rig(caps(sessions=2), max_call_seconds=8) as r:
+    async with rig(caps(sessions=2), max_call_seconds=20) as r:
         with Phone(r.address) as phone:
             await r.gate._rpc.call("htable.seti", "cp_cnt", "up", (1 << 25) - 3)
             await r.gate._rpc.call("htable.seti", "cp_cnt", "boot", (1 << 25) - 4)
@@ -252,4 +247,4 @@ async def test_the_age_of_a_call_outlives_a_year_of_ticks() -> None:
             await r.gate.restart(caps(sessions=2))
             assert await r.count() == 2
             del call
-            await eventually(lambda: r.gate.usage().sessions == 0, 40)
+            await r.settled(0)

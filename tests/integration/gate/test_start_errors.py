@@ -10,6 +10,7 @@ from gatekit import caps, rig
 
 from callpool.device.gate import GateError, KamailioGate
 from callpool.host.clock import SystemClock
+from callpool.host.ports import free_port
 
 
 async def start_with(**more: object) -> GateError:
@@ -38,7 +39,7 @@ async def test_an_older_kamailio_is_refused_by_its_version(tmp_path: Path) -> No
 
 async def test_a_kamailio_that_cannot_start_is_quoted() -> None:
     error = await start_with(
-        listen=("udp:127.0.0.1:45999", "tls:127.0.0.1:45998"),
+        listen=(f"udp:127.0.0.1:{free_port()}", f"tls:127.0.0.1:{free_port()}"),
         tls_certificate="/nonexistent/cert.pem",
         tls_private_key="/nonexistent/key.pem",
     )

@@ -7,7 +7,7 @@ import ssl
 import subprocess
 from pathlib import Path
 
-from gatekit import HOST, Phone, caps, invite, rig
+from gatekit import DEADLINE, HOST, Phone, caps, invite, rig
 
 from callpool.device.gate import Destination
 from callpool.host import sipp
@@ -18,8 +18,8 @@ async def test_calls_over_tcp_are_counted_like_any_other() -> None:
     port = free_port()
     listen = (f"udp:{HOST}:{port}", f"tcp:{HOST}:{port}")
     async with rig(caps(sessions=3), listen=listen) as r:
-        running = await sipp.caller(r.address, calls=8, rate=100, hold_ms=600, transport="tcp")
-        result = await running.wait(20)
+        running = await sipp.caller(r.address, calls=8, rate=100, hold_ms=6000, transport="tcp")
+        result = await running.wait(60)
         assert (result.admitted, result.refused, result.failed) == (3, 5, 0)
         await r.settled(0)
 
@@ -49,7 +49,7 @@ async def test_options_over_tls_is_answered(tmp_path: Path) -> None:
             text = phone.message("OPTIONS", f"sip:{HOST}:{tls}", call_id="tls@test")
         writer.write(text.replace("SIP/2.0/UDP", "SIP/2.0/TLS").encode())
         await writer.drain()
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(DEADLINE):
             line = await reader.readline()
         assert line.startswith(b"SIP/2.0 200")
         writer.close()

@@ -120,7 +120,7 @@ class SmartDevice:
         self.last = b""
         self.http = httpx.Client(
             verify=ssl.create_default_context(cafile=str(manager.site.layout.ca)),
-            timeout=20,
+            timeout=60,
             trust_env=False,
         )
         manager.devices.append(self)  # type: ignore[arg-type]  # closed with the others

@@ -60,7 +60,7 @@ POOL = (
 )
 
 
-def eventually(condition: Callable[[], Any], *, within: float = 10.0) -> Any:
+def eventually(condition: Callable[[], Any], *, within: float = 60.0) -> Any:
     """Return the first true value of `condition`; fail after `within` seconds."""
     end = time.monotonic() + within
     while True:
@@ -112,7 +112,7 @@ class Site:
 
     def sql(self, statement: str) -> list[Any]:
         """Read the database directly."""
-        with contextlib.closing(sqlite3.connect(self.layout.database, timeout=10)) as database:
+        with contextlib.closing(sqlite3.connect(self.layout.database, timeout=60)) as database:
             return database.execute(statement).fetchall()
 
     def check_sums(self) -> None:
@@ -165,7 +165,7 @@ class Running:
             base_url=self.url,
             verify=context,
             auth=("admin", self.site.password) if signed_in else None,
-            timeout=20,
+            timeout=60,
             trust_env=False,
         )
 
@@ -218,7 +218,7 @@ class Running:
     def stop(self) -> int:
         """End it in the orderly way."""
         self.process.send_signal(signal.SIGTERM)
-        status = self.process.wait(timeout=10)
+        status = self.process.wait(timeout=60)
         self.close()
         return status
 
@@ -268,7 +268,7 @@ class Device:
         self.last = ""
         self.http = httpx.Client(
             verify=ssl.create_default_context(cafile=str(manager.site.layout.ca)),
-            timeout=20,
+            timeout=60,
             trust_env=False,
         )
 
@@ -365,7 +365,7 @@ def cli(code: str, *words: str, env: dict[str, str] | None = None) -> tuple[int,
         [sys.executable, "-c", code, *words],
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=180,
         env={**os.environ, "COLUMNS": "200", **(env or {})},
         check=False,
     )

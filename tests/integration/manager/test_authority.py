@@ -66,7 +66,7 @@ def test_a_registration_gives_a_certificate_with_absolute_dates(manager: Running
     assert (reply.account, reply.virtual_account) == ("acme", "default")
     assert reply.export_allowed
     assert reply.certificate.not_after - reply.certificate.renew_at == 185 * DAY
-    assert 0 <= reply.time - (reply.certificate.renew_at - 180 * DAY) < 1
+    assert 0 <= reply.time - (reply.certificate.renew_at - 180 * DAY) < 60
     assert instance(manager, made)["status"] == "registered"
 
 

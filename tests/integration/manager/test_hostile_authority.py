@@ -145,7 +145,7 @@ def test_hints_and_the_operators_door_are_passed_on(manager: Running) -> None:
         device.authorize(5)
         assert next(device.hints()).startswith(":")
         reply = device.http.get(
-            f"{url}/api/v1/smart", auth=("admin", manager.site.password), timeout=20
+            f"{url}/api/v1/smart", auth=("admin", manager.site.password), timeout=60
         )
         assert reply.status_code == 200
         assert CONTENT_TYPE not in reply.headers["content-type"]

@@ -112,24 +112,22 @@ def test_through_a_hostile_authority_both_end_in_the_right_state(lab: Made) -> N
             handle.smart(name, "count", count=60)
             with contextlib.suppress(CallpoolError):  # then it goes on by itself
                 handle.register(name)
-        deadline = time.monotonic() + 120
 
         def settled() -> bool:
-            assert time.monotonic() < deadline
             states = [handle.smart(name) for name in PROXIES]
             if all(s["state"] == "OutOfCompliance" and s["in_use"] == 120 for s in states):
                 return True
             clock.advance(15 * 60 + 1)  # the next retry
             return False
 
-        wait_for("both to be out of compliance", lambda: _paced(settled), seconds=120)
+        wait_for("both to be out of compliance", lambda: _paced(settled), seconds=200)
         (license_,) = handle.call("GET", "/smart/entitlements")["entitlements"]
         assert (license_["in_use"], license_["balance"]) == (120, -20)
         kinds = {a["kind"] for a in handle.call("GET", "/smart/alerts")["alerts"]}
         assert kinds == {"insufficient_licenses"}  # nobody was taken for a clone
     finally:
         hostile.terminate()
-        hostile.wait(10)
+        hostile.wait(60)
         assert hostile.stdout is not None
         hostile.stdout.close()
 

@@ -301,9 +301,9 @@ class KamailioGate:
         )
 
     async def _push(self) -> None:
+        tick = await self._rpc.get("cp_cnt", "up")
         if self._policy is None:
             return
-        tick = await self._rpc.get("cp_cnt", "up")
         text = self._render(self._policy, tick if isinstance(tick, int) else 1)
         await self._rpc.call("htable.sets", "cp_pol", "p", text)
 
@@ -319,14 +319,14 @@ class KamailioGate:
             if self._busy.locked():
                 continue
             quiet = time.monotonic() - intake.last_beat > SILENCE
-            if quiet != silent:
-                silent = quiet
-                self._alarm(
-                    "gate_silent" if quiet else "gate_clear",
-                    "Kamailio sends no heartbeat." if quiet else "Kamailio's heartbeat is back.",
-                )
+            if quiet and not silent:
+                silent = True
+                self._alarm("gate_silent", "Kamailio sends no heartbeat.")
             with contextlib.suppress(GateError):
                 await self._push()
+                if silent and not quiet:
+                    silent = False
+                    self._alarm("gate_clear", "Kamailio's heartbeat is back.")
                 gap = after(seen_before, self.book.done) > 0
                 if gap or intake.drifts >= 2 or intake.missed or intake.overflowed():
                     drift = intake.drifts >= 2 and not gap

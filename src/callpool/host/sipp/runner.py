@@ -96,6 +96,15 @@ class Sipp:
             ) from exc
         return self._result()
 
+    async def finish(self, seconds: float) -> SippResult:
+        """Have it start no more calls; return what it counted once those it has are over.
+
+        Raises SippError as `wait` does.
+        """
+        with contextlib.suppress(ProcessLookupError):
+            self._process.send_signal(signal.SIGUSR1)
+        return await self.wait(seconds)
+
     async def stop(self, *, grace: float = 2.0) -> SippResult:
         """End it (calls in progress are dropped without a BYE); return what it counted."""
         for sign in (signal.SIGTERM, signal.SIGKILL):
