@@ -49,7 +49,7 @@ def _pool_alarms(core: Core, now: Instant) -> list[Alarm]:
         found.append(alarm(al.OVER_ALLOCATED, f"{_named(unused)} are not used."))
     elif too_much:
         found.append(alarm(al.OVER_ALLOCATED, f"{_named(too_much)} will not be applied."))
-    if held.pending:
+    if held.pending and not core.opened.record.smart.agent.enabled:
         found.append(alarm(al.RESTART_PENDING))
     standing = _STANDING.get(core.opened.record.pool.status)
     if standing is not None and core.opened.ring is not None:

@@ -116,8 +116,11 @@ class Core:
 
     @property
     def smart_maximum(self) -> int:
-        """Return the most calls a second that can be configured on this device."""
-        return self.opened.license.maximum.get(CPS, MAX_CPS)
+        """Return the most calls a second that can be configured on this device.
+
+        What the local key says; where it names none, the device's configuration.
+        """
+        return {**self.settings.maximum, **self.opened.license.maximum}.get(CPS, MAX_CPS)
 
     @property
     def _unconfigured(self) -> bool:

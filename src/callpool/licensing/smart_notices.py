@@ -64,6 +64,21 @@ _GRAVE: Final[Mapping[State, str]] = {
 }
 
 
+def reminder(agent: SmartAgent) -> Notice | None:
+    """Return what is told every EXPIRED_REMINDER while this lasts, None for nothing.
+
+    That the evaluation has ended, until the device is registered or nothing is in use (P).
+    """
+    if agent.state is not State.EVAL_EXPIRED or agent.registered or not agent.count:
+        return None
+    return Notice(
+        name="EvalExpired",
+        severity=ERROR,
+        cause="reminder",
+        sentence="Calls are refused until the device is registered and authorized.",
+    )
+
+
 def notices(happened: Happened, agent: SmartAgent) -> tuple[Notice, ...]:
     """Return what is told of `happened`; `agent` is the one after it."""
     cause = happened.event.value + (f" ({happened.code})" if happened.code else "")

@@ -15,6 +15,8 @@ DAY: Final = 86400.0
 
 #: The evaluation period: seconds left at first, counted only while in use (P, D).
 EVALUATION: Final = 90 * DAY
+#: How often it is told again that the evaluation has ended, until registered or off (P).
+EXPIRED_REMINDER: Final = HOUR
 #: The agent asks for a fresh authorization this long after the last (S).
 AUTHORIZATION_RENEWAL: Final = 30 * DAY
 #: An authorization ends this long after the last success (S).

@@ -87,6 +87,7 @@ def timers() -> str:
     rows: list[tuple[str, str]] = [
         ("Evaluation period, counted only while enabled with a count above 0", _span(t.EVALUATION)),
         ("Evaluation warnings, at so much left", f"{warnings}, then daily, hourly on the last"),
+        ("Told again that it has ended, until registered", _span(t.EXPIRED_REMINDER)),
         ("Authorization renewed after", _span(t.AUTHORIZATION_RENEWAL)),
         ("Authorization ends after the last success", _span(t.AUTHORIZATION_VALID)),
         ("ID certificate renewed after", _span(t.CERTIFICATE_RENEWAL)),

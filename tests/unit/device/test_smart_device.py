@@ -9,14 +9,17 @@ from typing import Any
 
 import msgspec
 import pytest
-from device_world import DAY, FakeUsage, World
+from device_world import DAY, VENDOR, FakeUsage, World
 from smart_authority import Authority, SmartWorld
 
 from callpool.device.errors import DeviceError, FlashError
 from callpool.device.record import open_record
 from callpool.device.window import CallWindow, windowed
 from callpool.licensing.admission import AdmissionPolicy, Step
+from callpool.licensing.capacity import Capacity
 from callpool.licensing.errors import CallpoolError
+from callpool.licensing.key import LocalKey
+from callpool.wire.envelope import LOCAL_KEY, sign
 from callpool.wire.keys import SigningKey
 from callpool.wire.smart_messages import AUTHORIZE_PATH, REGISTER_PATH
 
@@ -38,6 +41,19 @@ async def refused(world: SmartWorld, action: str, **fields: Any) -> str:
     assert (world.state, world.agent.smart.agent.certificate) == before
     assert caught.value.sentence.endswith(".")
     return caught.value.code
+
+
+def local_key(sequence: int, *, cps: int = 0, maximum_cps: int = 0) -> str:
+    key = LocalKey(
+        key_id=f"LK-{sequence}",
+        sequence=sequence,
+        serials=("S1",),
+        counts=Capacity.of(cps=cps),
+        maximum=Capacity.of(sbc_sessions=10, cps=maximum_cps),
+        features=frozenset(),
+        issued_at=1,
+    )
+    return sign(VENDOR, LOCAL_KEY, key.to_payload())
 
 
 def step(world: World) -> Step:
@@ -223,6 +239,84 @@ async def test_the_log_has_a_line_an_event_and_never_a_secret(world: SmartWorld)
         assert name.isalpha()
         assert cause.startswith("cause=")
         assert rest.startswith('next="')
+
+
+async def test_the_end_of_the_evaluation_is_told_again_every_hour_until_registered(
+    world: SmartWorld,
+) -> None:
+    def told() -> list[str]:
+        lines = world.layout.smart_log.read_text().splitlines()
+        return [line for line in lines if " EvalExpired " in line]
+
+    await world.tell("enable")
+    await world.tell("count", count=50)
+    await world.go(90 * DAY)
+    assert len(told()) == 1
+    await world.go(5 * 3600.0 + 60)
+    assert len(told()) == 6
+    assert "cause=reminder" in told()[-1]
+    await world.agent.smart.close()
+    await world.crash()
+    await world.start()
+    assert len(told()) == 7, "a start tells it too"
+    await world.tell("disable")
+    await world.go(DAY)
+    assert len(told()) == 7, "off"
+    await world.tell("enable")
+    assert len(told()) == 8
+    await world.tell("register", token=world.authority.token)
+    await world.go(DAY)
+    assert (world.state, len(told())) == ("Authorized", 8)
+
+
+async def test_the_most_that_can_be_configured_is_the_local_keys_word(world: SmartWorld) -> None:
+    assert world.agent.smart_status().maximum == 10_000
+    world.settings = msgspec.structs.replace(world.settings, maximum={"cps": 3000})
+    world.agent.core.settings = world.settings
+    assert world.agent.smart_status().maximum == 3000, "the configuration's, without a key"
+    await world.agent.core.install_key(local_key(1))
+    assert world.agent.smart_status().maximum == 3000, "a key that does not speak of it"
+    await world.agent.core.install_key(local_key(2, cps=1000, maximum_cps=1000))
+    assert world.agent.smart_status().maximum == 1000
+    await world.tell("enable")
+    assert await refused(world, "count", count=1005) == "above_maximum"
+    await world.tell("count", count=1000)
+    await world.tell("register", token=world.authority.token)
+    assert world.authority.requests[-1][1]["maximum"] == 1000
+
+
+async def test_what_the_pool_gives_a_smart_device_is_not_used_and_said_until_it_is_gone(
+    tmp_path: Path,
+) -> None:
+    world = World(tmp_path / "device")
+    await world.start()
+    await world.agent.smart.enable()
+    await world.agent.smart.count(50)
+    before = dict(step(world).caps)
+    assert before == {"cps": 50}
+    world.manager.allocate(10)
+    await world.agent.pull()
+    await world.go(0.0)
+    status = world.agent.status()
+    assert (status.managed, dict(step(world).caps)) == ("smart", before)
+    told = {alarm.code: alarm.text for alarm in status.alarms}
+    assert "Take the device out of the pool, or disable smart licensing" in told["two_modes"]
+    assert "restart_pending" not in told, "a restart would not help"
+    world.manager.allocate(0)
+    await world.agent.pull()
+    await world.go(0.0)
+    assert "two_modes" not in world.alarms()
+    world.manager.allocate(10)
+    await world.agent.pull()
+    await world.go(0.0)
+    assert "two_modes" in world.alarms()
+    await world.agent.smart.disable()
+    await world.go(0.0)
+    assert "two_modes" not in world.alarms()
+    assert world.agent.status().managed == "fixed"
+    assert "restart_pending" in world.alarms()
+    await world.agent.smart.close()
+    await world.crash()
 
 
 async def test_a_device_that_the_pool_licenses_is_not_enabled(tmp_path: Path) -> None:
