@@ -210,9 +210,27 @@ class Device:
             usage = self.gate.usage()
             return {name: getattr(usage, name) for name in usage.__dataclass_fields__}
 
+        async def forget() -> int:
+            # Noted first: an answer that Kamailio owes may still come and be acted on.
+            uncertain = self.gate.usage().uncertain
+            core.note("forget_uncertain", cause="asked", who="local", sessions=uncertain)
+            return await self.gate.forget_uncertain()
+
+        async def forget_uncertain(_: dict[str, Any]) -> Any:
+            return await agent.ask(forget)
+
         async def stop(request: dict[str, Any]) -> Any:
             self._end_sip = request.get("leave_sip") is not True
             agent.stop()
+
+        async def floating(request: dict[str, Any]) -> Any:
+            if request.get("on") is True:
+                await agent.ask(agent.floating)
+            return agent.status()
+
+        async def factory_reset(request: dict[str, Any]) -> Any:
+            serial = str(request.get("serial", ""))
+            return await (await agent.ask(lambda: agent.factory_reset(serial)))
 
         smart = SmartDoor(agent)
 
@@ -225,6 +243,9 @@ class Device:
             "enrol": enrol,
             "key_install": install,
             "calls": calls,
+            "forget_uncertain": forget_uncertain,
+            "floating": floating,
+            "factory_reset": factory_reset,
             "stop": stop,
         }
 

@@ -230,6 +230,26 @@ def test_the_page_shows_it_over_https_and_dies_without_the_core_noticing(live: S
     eventually(lambda: not kamailio_at(faces))
 
 
+def test_uncertain_sessions_are_given_back_by_the_operators_statement(live: Site) -> None:
+    device = live.device("u")
+    device.start()
+    device.kill()
+    os.killpg(load(device.layout.gate / "gate.json")["pid"], signal.SIGKILL)
+    device.start()
+    # Calls may have been up while nobody counted: the whole license counts as used.
+    assert device.ask("calls")["uncertain"] == device.ask("calls")["sessions"] == 5
+    eventually(lambda: "calls_uncertain" in device.alarms())
+    said = call("device", "calls", "--dir", device.layout.root, "--forget-uncertain")
+    assert "Sessions given back: 5." in said
+    told = json.loads(call("device", "calls", "--dir", device.layout.root, "--json"))
+    assert (told["uncertain"], told["sessions"]) == (0, 0)
+    assert "calls_uncertain" not in device.alarms()
+    notes = [json.loads(line) for line in device.layout.journal.read_text().splitlines()]
+    [note] = [n for n in notes if n["event"] == "forget_uncertain"]
+    assert (note["cause"], note["who"], note["sessions"]) == ("asked", "local", 5)
+    assert note["at"] > 0
+
+
 def test_a_stop_ends_all_three_and_leaves_nothing_behind(live: Site) -> None:
     device = live.device("f")
     device.start()
