@@ -25,10 +25,20 @@ EXPIRING: Final = "licenses_expiring"
 EXPIRED: Final = "licenses_expired"
 #: Two machines live on one serial number.
 DUPLICATE: Final = "duplicate_identity"
+#: The authority's database is older than what it has given out: it was restored from a backup.
+RESTORED: Final = "authority_restored"
 
 #: Alerts about what has happened: an operator dismisses them. The others end with their cause.
-DISMISSABLE: Final = (EXPIRED, DUPLICATE, FAILED_TO_RENEW)
-KINDS: Final = (INSUFFICIENT, FAILED_TO_CONNECT, FAILED_TO_RENEW, EXPIRING, EXPIRED, DUPLICATE)
+DISMISSABLE: Final = (EXPIRED, DUPLICATE, FAILED_TO_RENEW, RESTORED)
+KINDS: Final = (
+    INSUFFICIENT,
+    FAILED_TO_CONNECT,
+    FAILED_TO_RENEW,
+    EXPIRING,
+    EXPIRED,
+    DUPLICATE,
+    RESTORED,
+)
 
 #: What a person does about each.
 _ACTIONS: Final = {
@@ -38,6 +48,7 @@ _ACTIONS: Final = {
     EXPIRING: "Buy licenses that follow.",
     EXPIRED: "Buy licenses, or configure smaller counts.",
     DUPLICATE: "Find out which machine is the right one, remove the instance, register it anew.",
+    RESTORED: "Repeat the registrations, removals and revocations made since the backup.",
 }
 
 

@@ -106,7 +106,17 @@ def _signed(
         found.append((instance, kid))
         return key_of(instance)
 
-    request = read(verify(envelope, typ, key_for), kind)
+    try:
+        request = read(verify(envelope, typ, key_for), kind)
+    except TrustError as error:
+        if error.code != "unknown_signer":
+            raise
+        # It cannot be signed, for nobody knows who asks; whoever reads it knows what to do.
+        raise TrustError(
+            error.code,
+            "No product instance was ever registered here by this device's key, or the authority "
+            "was restored from a backup made before; register the device again, with --force.",
+        ) from error
     request.checked()
     _check_form(request)
     return request, *found[0]

@@ -2,7 +2,8 @@
 
 The rules of contact values are those of the pool (`contacts.py`): the same request again gets
 the same answer, byte for byte; the value of the last request is good again, for a lost reply;
-anything older means two machines on one identity, and the instance is locked. Unlike the
+anything older means two machines on one identity, and the instance is locked; a newer one, that
+this authority was restored from a backup (`authority_values`). Unlike the
 pool's, that value is good as often as it takes: an agent whose count changes while its cloud is
 down asks for something else each time. A clone gains nothing by it, since each use voids what
 the other machine was handed out. A refusal uses no contact value up and, but for that lock,
@@ -11,7 +12,6 @@ changes nothing.
 
 from __future__ import annotations
 
-import secrets
 from dataclasses import dataclass
 from typing import Final, TypeVar
 
@@ -45,6 +45,7 @@ from callpool.manager.authority_ledger import (
     settle,
     settle_all,
 )
+from callpool.manager.authority_values import next_value, number_of, recall
 from callpool.manager.change import Change
 from callpool.manager.contacts import check_skew
 from callpool.manager.identity import Identity, check_request
@@ -130,7 +131,9 @@ def check_listed(instance: Row, now: float) -> None:
         )
 
 
-def _checked(change: Change, kid: str, kind: str, request: InstanceRequest) -> Row | Given:
+def _checked(
+    change: Change, kid: str, kind: str, request: InstanceRequest, identity: Identity
+) -> Row | Given:
     """Return the instance that asks, or the answer where that is settled already."""
     instance = instance_of(change.tx, kid)
     assert instance is not None  # its key was found a moment ago, and rows are never deleted
@@ -140,12 +143,19 @@ def _checked(change: Change, kid: str, kind: str, request: InstanceRequest) -> R
         check_listed(instance, change.now)
         check_skew(request.time, change.now)
         if request.instance_id != instance["instance_id"]:
-            raise LicenseError("not_registered", "The request names another product instance.")
+            raise LicenseError(
+                "not_registered",
+                f"{request.instance_id[:32]} is not registered here; register the device again.",
+            )
     except CallpoolError as error:
         return Given(refusal=error)
     if request.contact != instance["contact_current"]:
         previous = request.contact == instance["contact_previous"]
-        if request.time < instance["last_time"]:
+        anchor, number = identity.anchor, instance["instance_id"]
+        here = number_of(anchor, number, instance["contact_current"])
+        if number_of(anchor, number, request.contact) > here:
+            recall(change, instance)
+        elif request.time < instance["last_time"]:
             # An old request that arrives late, or once more: no sign of a clone, which would
             # speak of its own present.
             return Given(
@@ -153,7 +163,7 @@ def _checked(change: Change, kid: str, kind: str, request: InstanceRequest) -> R
                     "older_report", "This request is older than the last one and was not taken."
                 )
             )
-        if not previous:
+        elif not previous:
             return Given(refusal=_lock(change, instance))
     return instance
 
@@ -170,6 +180,12 @@ def _lock(change: Change, instance: Row) -> TrustError:
         "stale_contact",
         f"{number} is locked: a copied or rolled-back machine has called by it; remove it at "
         "the authority and register the right machine again.",
+    )
+
+
+def _next_contact(instance: Row, request: InstanceRequest, identity: Identity) -> str:
+    return next_value(
+        identity.anchor, instance["instance_id"], instance["contact_current"], request.contact
     )
 
 
@@ -194,7 +210,7 @@ def _take(
         " last_contact = :now, last_time = :time, silent = FALSE, hint_seen = hint_seq,"
         " keys_known = :known, keys_sent = :keys WHERE instance_id = :instance",
         used=request.contact,
-        next=full.contact or secrets.token_urlsafe(18),
+        next=full.contact or _next_contact(instance, request, identity),
         asked=f"{kind} {request.contact} {request.nonce}",
         reply=reply,
         now=change.now,
@@ -218,7 +234,7 @@ def authorize(change: Change, request: AuthorizeRequest, kid: str, identity: Ide
 
     Raises LicenseError `bad_count`, `above_maximum`, `unknown_entitlement`: nothing changes.
     """
-    instance = _checked(change, kid, "authorize", request)
+    instance = _checked(change, kid, "authorize", request, identity)
     if isinstance(instance, Given):
         return instance
     if request.tag not in LICENSE_TYPES or request.tag in POOL_TYPES:
@@ -277,7 +293,7 @@ def authorize(change: Change, request: AuthorizeRequest, kid: str, identity: Ide
         serial=request.serial,
         time=change.now,
         instance_id=number,
-        contact=secrets.token_urlsafe(18),
+        contact=_next_contact(instance, request, identity),
         authorization=authorization,
         account=account,
         virtual_account=virtual_account,
@@ -304,7 +320,7 @@ def renew_id(change: Change, request: RenewIdRequest, kid: str, identity: Identi
 
     Raises TrustError `bad_request` (not its own certificate request).
     """
-    instance = _checked(change, kid, "renew-id", request)
+    instance = _checked(change, kid, "renew-id", request, identity)
     if isinstance(instance, Given):
         return instance
     key, number = key_of(instance), instance["instance_id"]
@@ -326,7 +342,7 @@ def renew_id(change: Change, request: RenewIdRequest, kid: str, identity: Identi
         serial=request.serial,
         time=change.now,
         instance_id=number,
-        contact=secrets.token_urlsafe(18),
+        contact=_next_contact(instance, request, identity),
         certificate=made,
     )
     return _take(change, instance, "renew-id", request, answer, identity)
@@ -334,7 +350,7 @@ def renew_id(change: Change, request: RenewIdRequest, kid: str, identity: Identi
 
 def deregister(change: Change, request: DeregisterRequest, kid: str, identity: Identity) -> Given:
     """Take an instance off the list at its own wish; its counts are free at once."""
-    instance = _checked(change, kid, "deregister", request)
+    instance = _checked(change, kid, "deregister", request, identity)
     if isinstance(instance, Given):
         return instance
     number = instance["instance_id"]

@@ -15,6 +15,7 @@ from callpool.licensing.errors import LicenseError
 from callpool.licensing.key import check_serial
 from callpool.manager.authority_alerts import DUPLICATE, event, raise_alert
 from callpool.manager.authority_ledger import REGISTERED, REPLACED, leave, plan
+from callpool.manager.authority_values import next_value
 from callpool.manager.change import Change
 from callpool.manager.contacts import check_skew
 from callpool.manager.identity import ID_DAYS, Identity, check_request
@@ -129,7 +130,7 @@ def register(change: Change, request: RegisterRequest, key: PublicKey, identity:
         renew=certificate.renew_at,
         until=certificate.not_after,
         now=change.now,
-        contact=secrets.token_urlsafe(18),
+        contact=next_value(identity.anchor, instance_id),
         time=request.time,
         keys=book.serial,
     )
