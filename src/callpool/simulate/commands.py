@@ -53,6 +53,29 @@ def simulate_smart(
             ) from error
 
 
+@simulate_app.command("pool")
+def simulate_pool(
+    script: Annotated[Path, typer.Option(help="The script, JSON; - for standard input.")],
+    as_json: Annotated[
+        bool, typer.Option("--json", help="Print one JSON line a change, errors with their code.")
+    ] = False,
+) -> None:
+    """Run a manager and its devices through a script and print one line a change."""
+    # Imported here: the other simulation does without the manager.
+    from callpool.simulate.pool import run_script
+    from callpool.simulate.pool_script import read_pool_script
+    from callpool.simulate.pool_table import heading, words
+
+    read = read_pool_script(_read(script))
+    if not as_json:
+        say(heading())
+    for line in run_script(read):
+        if as_json:
+            sys.stdout.write(msgspec.json.encode(line).decode() + "\n")
+        else:
+            say(words(line))
+
+
 def _read(file: Path) -> bytes:
     if str(file) == "-":
         return sys.stdin.buffer.read(MAX_SCRIPT + 1)
