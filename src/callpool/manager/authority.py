@@ -143,7 +143,8 @@ def make_token(
     if not 1 <= uses <= MOST_TOKEN_USES or not 0 < days <= MOST_TOKEN_DAYS:
         raise LicenseError(
             "bad_request",
-            f"A token is for 1 to {MOST_TOKEN_USES} uses within at most {MOST_TOKEN_DAYS} days.",
+            f"A token is for 1 to {MOST_TOKEN_USES} uses within more than 0 and at most "
+            f"{MOST_TOKEN_DAYS} days.",
         )
     if len(description) > 200 or not (description.isprintable()):
         raise LicenseError("bad_request", "A description is at most 200 printable characters.")
@@ -177,7 +178,9 @@ def revoke_token(change: Change, number: int) -> None:
     """Revoke a registration token; raises LicenseError `unknown_token`."""
     token = change.tx.row("SELECT * FROM smart_token WHERE token_id = :number", number=number)
     if token is None:
-        raise LicenseError("unknown_token", f"There is no token {number}.")
+        raise LicenseError(
+            "unknown_token", f"There is no token {number}; `callpool smart tokens` lists them."
+        )
     change.tx.run("UPDATE smart_token SET revoked = TRUE WHERE token_id = :n", n=number)
     event(change, "token_revoked", f"Token {number} was revoked.", va=token["va_id"])
 
@@ -309,7 +312,9 @@ def instance_by_id(change: Change, instance_id: str) -> Row:
     )
     if row is None:
         raise LicenseError(
-            "unknown_instance", f"There is no registered instance {instance_id[:64]!r}."
+            "unknown_instance",
+            f"There is no registered instance {instance_id[:64]!r}; `callpool smart instances` "
+            "lists them.",
         )
     return row
 

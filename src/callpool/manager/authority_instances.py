@@ -195,14 +195,21 @@ def _check_token(change: Change, request: RegisterRequest) -> Row:
     token = change.tx.row("SELECT * FROM smart_token WHERE hash = :h", h=hashed(request.token))
     if token is None:
         raise LicenseError(
-            "unknown_token", "The registration token is not valid here; ask for a new one."
+            "unknown_token",
+            "The registration token is not valid here; ask the authority's operator for one.",
         )
     if token["revoked"]:
-        raise LicenseError("token_revoked", "The registration token was revoked.")
+        raise LicenseError(
+            "token_revoked", "The registration token was revoked; ask for a new one."
+        )
     if token["expires"] <= change.now:
-        raise LicenseError("token_expired", "The registration token has expired.")
+        raise LicenseError(
+            "token_expired", "The registration token has expired; ask for a new one."
+        )
     if token["uses_left"] < 1:
-        raise LicenseError("token_used_up", "The registration token has been used up.")
+        raise LicenseError(
+            "token_used_up", "The registration token has been used up; ask for a new one."
+        )
     return token
 
 

@@ -132,7 +132,7 @@ def settle_all(change: Change, va: int) -> None:
     for r in change.tx.rows(
         "SELECT tag FROM entitlement WHERE va_id = :va UNION SELECT a.tag FROM"
         " smart_authorization a JOIN product_instance i ON i.instance_id = a.instance_id"
-        " WHERE i.va_id = :va",
+        " WHERE i.va_id = :va UNION SELECT tag FROM smart_compliance WHERE va_id = :va",
         va=va,
     ):
         settle(change, va, r["tag"])

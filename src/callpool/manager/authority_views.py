@@ -8,14 +8,29 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from callpool.licensing.errors import LicenseError
 from callpool.manager.authority_ledger import REGISTERED
 from callpool.manager.store.database import Row, Tx
 
 Filters = Mapping[str, str]
 
 
-def _within(filters: Filters) -> dict[str, str]:
-    return {name: filters.get(name, "") for name in ("account", "virtual_account")}
+def _within(tx: Tx, filters: Filters) -> dict[str, str]:
+    """Return the names to look within; raises LicenseError for one that does not exist."""
+    account, name = filters.get("account", ""), filters.get("virtual_account", "")
+    found = tx.row(
+        "SELECT max(account = :account) AS account, max(virtual_account = :name"
+        " AND (:account = '' OR account = :account)) AS name FROM virtual_account_name",
+        account=account,
+        name=name,
+    )
+    if account and not (found and found["account"]):
+        raise LicenseError("unknown_account", f"There is no account named {account[:64]!r}.")
+    if name and not (found and found["name"]):
+        raise LicenseError(
+            "unknown_virtual_account", f"There is no virtual account named {name[:64]!r} there."
+        )
+    return {"account": account, "virtual_account": name}
 
 
 def _named(row: Row) -> dict[str, str]:
@@ -51,7 +66,7 @@ def entitlements(tx: Tx, filters: Filters) -> list[dict[str, Any]]:
             " (:account = '' OR account = :account)"
             " AND (:virtual_account = '' OR virtual_account = :virtual_account)"
             " ORDER BY account, virtual_account, tag",
-            **_within(filters),
+            **_within(tx, filters),
         )
     ]
 
@@ -75,7 +90,7 @@ def orders(tx: Tx, now: float, filters: Filters) -> list[dict[str, Any]]:
             " (:account = '' OR account = :account)"
             " AND (:virtual_account = '' OR virtual_account = :virtual_account)"
             " ORDER BY ends DESC, order_id, virtual_account",
-            **_within(filters),
+            **_within(tx, filters),
         )
     ]
 
@@ -90,7 +105,7 @@ def instances(tx: Tx, filters: Filters) -> list[dict[str, Any]]:
         " AND (:virtual_account = '' OR virtual_account = :virtual_account)"
         " ORDER BY registered_at, instance_id",
         all=filters.get("all", ""),
-        **_within(filters),
+        **_within(tx, filters),
     ):
         silent, listed = bool(r["silent"]), r["state"] == REGISTERED
         out[r["instance_id"]] = {
@@ -143,7 +158,7 @@ def tokens(tx: Tx, now: float, filters: Filters) -> list[dict[str, Any]]:
             " (:account = '' OR account = :account)"
             " AND (:virtual_account = '' OR virtual_account = :virtual_account)"
             " ORDER BY token_id DESC LIMIT 500",
-            **_within(filters),
+            **_within(tx, filters),
         )
     ]
 
@@ -171,13 +186,17 @@ def alerts(tx: Tx, filters: Filters) -> list[dict[str, Any]]:
             " ORDER BY cleared_at IS NOT NULL, severity, raised_at DESC, alert_id DESC LIMIT 500",
             all=filters.get("all", ""),
             kind=filters.get("kind", ""),
-            **_within(filters),
+            **_within(tx, filters),
         )
     ]
 
 
 def events(tx: Tx, limit: int, before: int | None, filters: Filters) -> list[dict[str, Any]]:
-    """Return the event log, the newest first, those before event `before`."""
+    """Return the event log, the newest first, those before event `before`.
+
+    Filters: `account`, `virtual_account`, `kind`, `instance` (its id or serial number), `tag`,
+    and `since` up to, and not including, `until`, in seconds since 1970.
+    """
     return [
         {
             "id": r["event_id"],
@@ -195,7 +214,9 @@ def events(tx: Tx, limit: int, before: int | None, filters: Filters) -> list[dic
             "SELECT t.*, a.name AS account, v.name AS virtual_account FROM smart_event t"
             " LEFT JOIN virtual_account v ON v.va_id = t.va_id LEFT JOIN smart_account a"
             " ON a.account_id = t.account_id WHERE t.event_id < :before"
-            " AND (:kind = '' OR t.kind = :kind) AND (:instance = '' OR t.instance_id = :instance)"
+            " AND (:kind = '' OR t.kind = :kind) AND (:instance = '' OR t.instance_id = :instance"
+            " OR t.instance_id IN (SELECT instance_id FROM product_instance"
+            " WHERE serial = :instance)) AND t.at >= :since AND t.at < :until"
             " AND (:tag = '' OR t.tag = :tag) AND (:account = '' OR a.name = :account)"
             " AND (:virtual_account = '' OR v.name = :virtual_account)"
             " ORDER BY t.event_id DESC LIMIT :limit",
@@ -203,8 +224,10 @@ def events(tx: Tx, limit: int, before: int | None, filters: Filters) -> list[dic
             kind=filters.get("kind", ""),
             instance=filters.get("instance", ""),
             tag=filters.get("tag", ""),
+            since=float(filters.get("since", "-inf")),
+            until=float(filters.get("until", "inf")),
             limit=limit,
-            **_within(filters),
+            **_within(tx, filters),
         )
     ]
 

@@ -114,17 +114,31 @@ class ManagerClient:
         """Import an order file; raises CallpoolError as `call`."""
         return self._send("POST", path, envelope, {"Content-Type": CONTENT_TYPE})
 
+    def text(self, path: str) -> str:
+        """Get `/api/v1{path}` as it is, such as CSV; raises CallpoolError as `call`."""
+        reply = self._request("GET", path, b"", {})
+        if not reply.is_success:
+            self._value(reply)  # raises what it says
+        return reply.text
+
     def _send(
         self, method: str, path: str, content: bytes, headers: dict[str, str]
     ) -> dict[str, Any]:
+        return self._value(self._request(method, path, content, headers))
+
+    def _request(
+        self, method: str, path: str, content: bytes, headers: dict[str, str]
+    ) -> httpx.Response:
         try:
-            reply = self._http.request(
+            return self._http.request(
                 method, f"/api/v1{path}", content=content or None, headers=headers
             )
         except (httpx.HTTPError, httpx.InvalidURL) as error:
             raise CallpoolError(
                 "no_answer", f"The manager at {self._url} does not answer: {error}."
             ) from error
+
+    def _value(self, reply: httpx.Response) -> dict[str, Any]:
         try:
             value = msgspec.json.decode(reply.content, type=dict[str, Any])
         except msgspec.DecodeError as error:

@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
-from typing import Final
+import math
+from collections.abc import AsyncIterator
+from typing import Any, Final
 
 from litestar import delete, get, post
+from litestar.response import Stream
 
 from callpool.licensing.errors import LicenseError
 from callpool.manager import authority, authority_views
 from callpool.manager.access import Access
+from callpool.manager.authority_alerts import KINDS
+from callpool.manager.authority_csv import event_lines, heading
+from callpool.manager.authority_moves import move_instance as move
 from callpool.manager.core import Manager
 from callpool.manager.operator_api import (
     ORDER_TYPES,
@@ -25,7 +31,10 @@ from callpool.manager.web import answer, in_thread, read_body, source_of
 from callpool.wire.tokens import join
 
 _FILTERS: Final = frozenset({"account", "virtual_account", "all", "kind", "instance", "tag"})
-_PAGES: Final = frozenset({"limit", "before"})
+_PAGES: Final = frozenset({"limit", "before", "since", "until", "format"})
+_CSV: Final = "text/csv"
+#: The most events in one JSON answer, and in one read for CSV.
+_PAGE: Final = 1000
 
 
 class AccountBody(Body, frozen=True, kw_only=True):
@@ -61,6 +70,12 @@ class TransferBody(Body, frozen=True, kw_only=True):
     target: str
     account: str = ""
     order_id: str = ""
+
+
+class MoveBody(Body, frozen=True, kw_only=True):
+    """Where an instance goes."""
+
+    virtual_account: str
 
 
 def filters_of(request: AnyRequest, *more: str) -> dict[str, str]:
@@ -230,10 +245,23 @@ async def revoke_instance(request: AnyRequest, name: str) -> Answer:
     )
 
 
+@post("/api/v1/smart/instances/{name:str}/move", status_code=200)
+async def move_instance(request: AnyRequest, name: str) -> Answer:
+    """Move an instance, by its id or serial number, to another virtual account."""
+    body = await body_of(request, MoveBody)
+    return await do(
+        request,
+        lambda change: move(change, name, body.virtual_account),
+        then=lambda row: {"account": row["account"], "virtual_account": row["name"]},
+    )
+
+
 @get("/api/v1/smart/alerts")
 async def show_alerts(request: AnyRequest) -> Answer:
     """List open alerts; `?all=1` with ended ones, `?kind=`."""
     filters = filters_of(request)
+    if filters.get("kind", KINDS[0]) not in KINDS:
+        raise LicenseError("bad_request", f"An alert's kind is one of {', '.join(KINDS)}.")
     return await show(request, lambda tx, now: {"alerts": authority_views.alerts(tx, filters)})
 
 
@@ -246,16 +274,73 @@ async def dismiss_alert(request: AnyRequest, number: int) -> Answer:
 
 
 @get("/api/v1/smart/events")
-async def show_events(request: AnyRequest) -> Answer:
-    """Show the event log, newest first: `?limit=` up to 1000, `?before=`, and filters."""
+async def show_events(request: AnyRequest) -> Answer | Stream:
+    """Show the event log, newest first: `?limit=` up to 1000, `?before=`, and filters.
+
+    As CSV with `Accept: text/csv` or `?format=csv`: then all of it where no limit is given.
+    """
     filters = filters_of(request, *_PAGES)
-    limit, before = whole_of(request, "limit", 100), whole_of(request, "before", None)
-    return await show(
-        request,
-        lambda tx, now: {
-            "events": authority_views.events(tx, min(limit or 100, 1000), before, filters)
-        },
+    for name in ("since", "until"):
+        _check_time(name, filters.get(name, "0"))
+    limit, before = whole_of(request, "limit", None), whole_of(request, "before", None)
+    accepted = request.headers.get("accept", "").partition(",")[0].partition(";")[0].strip()
+    form = filters.get("format") or ("csv" if accepted == _CSV else "json")
+    if form not in ("csv", "json"):
+        raise LicenseError("bad_request", f"The format is csv or json, not {form[:40]!r}.")
+    if form == "json":
+        return await show(
+            request,
+            lambda tx, now: {
+                "events": authority_views.events(tx, min(limit or 100, _PAGE), before, filters)
+            },
+        )
+    manager: Manager = request.app.state.manager
+    access: Access = request.app.state.access
+    header, source = request.headers.get("authorization", ""), source_of(request)
+
+    def allowed() -> None:
+        signed_in(access, header, source)
+        manager.sweep()
+        # What is wrong with a filter is said before the first line.
+        manager.database.read(lambda tx: authority_views.events(tx, 1, before, filters))
+
+    await in_thread(allowed)
+    return Stream(
+        _csv(manager, limit, before, filters),
+        media_type=f"{_CSV}; charset=utf-8; header=present",
+        headers={"Content-Disposition": 'attachment; filename="callpool-events.csv"'},
     )
+
+
+async def _csv(
+    manager: Manager, limit: int | None, before: int | None, filters: dict[str, str]
+) -> AsyncIterator[str]:
+    """Yield the event log page by page: the log only grows, at its other end."""
+    yield heading()
+    left = limit if limit is not None else 2**62
+    while left > 0:
+        size, first = min(left, _PAGE), before
+
+        def page(size: int = size, first: int | None = first) -> list[dict[str, Any]]:
+            return manager.database.read(
+                lambda tx: authority_views.events(tx, size, first, filters)
+            )
+
+        found = await in_thread(page)
+        yield event_lines(found)
+        left -= size
+        if len(found) < size:
+            return
+        before = found[-1]["id"]
+
+
+def _check_time(name: str, text: str) -> None:
+    try:
+        good = math.isfinite(float(text))
+    except ValueError:
+        good = False
+    if not good:
+        raise LicenseError("bad_request", f"{name} is a time in seconds since 1970.")
 
 
 HANDLERS = (
@@ -273,6 +358,7 @@ HANDLERS = (
     show_instances,
     remove_instance,
     revoke_instance,
+    move_instance,
     show_alerts,
     dismiss_alert,
     show_events,

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import math
+import sys
 from collections.abc import Callable
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Annotated, Any
 from urllib.parse import quote, urlencode
@@ -11,6 +14,7 @@ import typer
 
 from callpool.host.console import console, count_from, say
 from callpool.licensing.capacity import CPS
+from callpool.licensing.errors import LicenseError
 from callpool.manager.client import ManagerClient
 from callpool.manager.pool_commands import Json, call, connect, day, moment, shown
 from callpool.manager.smart_tables import (
@@ -31,6 +35,7 @@ smart_app.callback()(connect)
 Account = Annotated[str, typer.Option(help="The account; needed where there are several.")]
 Virtual = Annotated[str, typer.Option(help="The virtual account; `default` where left out.")]
 Within = Annotated[str, typer.Option("--virtual-account", help="Of this virtual account only.")]
+OfAccount = Annotated[str, typer.Option("--account", help="Of this account only.")]
 All = Annotated[bool, typer.Option("--all", help="With those that are over.")]
 Instance = Annotated[str, typer.Argument(help="The instance's id, or its serial number.")]
 
@@ -111,6 +116,8 @@ def token(
     as_json: Json = False,
 ) -> None:
     """Make a registration token of a virtual account; it is shown this once."""
+    if not math.isfinite(days):
+        raise LicenseError("bad_request", f"A token is good for a number of days, not {days}.")
     body = {
         "account": account,
         "virtual_account": virtual_account,
@@ -123,12 +130,17 @@ def token(
 
 
 @smart_app.command()
-def tokens(context: typer.Context, virtual_account: Within = "", as_json: Json = False) -> None:
+def tokens(
+    context: typer.Context,
+    account: OfAccount = "",
+    virtual_account: Within = "",
+    as_json: Json = False,
+) -> None:
     """List registration tokens, without their secrets."""
     call(
         context,
         "GET",
-        _query("/smart/tokens", virtual_account=virtual_account),
+        _query("/smart/tokens", account=account, virtual_account=virtual_account),
         as_json=as_json,
         show=lambda v: console.print(tokens_table(v, day)),
     )
@@ -185,12 +197,17 @@ def order(
 
 
 @smart_app.command()
-def orders(context: typer.Context, virtual_account: Within = "", as_json: Json = False) -> None:
+def orders(
+    context: typer.Context,
+    account: OfAccount = "",
+    virtual_account: Within = "",
+    as_json: Json = False,
+) -> None:
     """List imported orders and where their licenses are."""
     call(
         context,
         "GET",
-        _query("/smart/orders", virtual_account=virtual_account),
+        _query("/smart/orders", account=account, virtual_account=virtual_account),
         as_json=as_json,
         show=lambda v: console.print(smart_orders_table(v, day)),
     )
@@ -234,6 +251,7 @@ def transfer(
 @smart_app.command()
 def instances(
     context: typer.Context,
+    account: OfAccount = "",
     virtual_account: Within = "",
     everything: All = False,
     as_json: Json = False,
@@ -242,7 +260,12 @@ def instances(
     call(
         context,
         "GET",
-        _query("/smart/instances", virtual_account=virtual_account, all="1" if everything else ""),
+        _query(
+            "/smart/instances",
+            account=account,
+            virtual_account=virtual_account,
+            all="1" if everything else "",
+        ),
         as_json=as_json,
         show=lambda v: console.print(instances_table(v, day)),
     )
@@ -257,6 +280,24 @@ def remove(context: typer.Context, instance: Instance, as_json: Json = False) ->
         f"/smart/instances/{quote(instance, safe='')}",
         as_json=as_json,
         show=lambda v: say(f"{v['instance_id']} ({v['serial']}) is removed."),
+    )
+
+
+@smart_app.command()
+def move(
+    context: typer.Context,
+    instance: Instance,
+    target: Annotated[str, typer.Option("--to", help="The virtual account that gets it.")],
+    as_json: Json = False,
+) -> None:
+    """Move an instance, with what it uses, to another virtual account of its account."""
+    call(
+        context,
+        "POST",
+        f"/smart/instances/{quote(instance, safe='')}/move",
+        {"virtual_account": target},
+        as_json=as_json,
+        show=lambda v: say(f"{instance} is in {v['account']}/{v['virtual_account']} now."),
     )
 
 
@@ -292,22 +333,54 @@ def alerts(
 @smart_app.command()
 def events(
     context: typer.Context,
-    limit: Annotated[int, typer.Option(help="Events to show.", min=1, max=1000)] = 40,
-    instance: Annotated[str, typer.Option(help="Of this instance only.")] = "",
+    limit: Annotated[
+        int | None, typer.Option(help="Events to show; 40 by default, as CSV all.", min=1)
+    ] = None,
+    instance: Annotated[
+        str, typer.Option(help="Of this instance only, by its id or serial number.")
+    ] = "",
     tag: Annotated[str, typer.Option(help="Of this license only.")] = "",
     kind: Annotated[str, typer.Option(help="Of this kind only.")] = "",
+    since: Annotated[str, typer.Option(help="From this day or time on, UTC.")] = "",
+    until: Annotated[str, typer.Option(help="Before this day or time, UTC.")] = "",
+    account: OfAccount = "",
     virtual_account: Within = "",
+    as_csv: Annotated[
+        bool, typer.Option("--csv", help="Print CSV that is safe to open in a spreadsheet.")
+    ] = False,
     as_json: Json = False,
 ) -> None:
     """Show the event log, the newest first."""
     path = _query(
         "/smart/events",
-        limit=str(limit),
+        limit=str(limit or ("" if as_csv else 40)),
         instance=instance,
         tag=tag,
         kind=kind,
+        since=_time(since),
+        until=_time(until),
+        account=account,
         virtual_account=virtual_account,
+        format="csv" if as_csv else "",
     )
+    if as_csv:
+        opened: Callable[[], ManagerClient] = context.obj
+        with opened() as client:
+            sys.stdout.write(client.text(path).replace("\r\n", "\n"))
+        return
     call(
         context, "GET", path, as_json=as_json, show=lambda v: console.print(events_table(v, moment))
     )
+
+
+def _time(text: str) -> str:
+    """Return a day or time, UTC where it names no zone, in seconds since 1970."""
+    if not text:
+        return ""
+    try:
+        read = datetime.fromisoformat(text)
+    except ValueError as error:
+        raise LicenseError(
+            "bad_date", f"Give a day or time as 2026-01-31 or 2026-01-31T13:30, not {text[:40]!r}."
+        ) from error
+    return str((read if read.tzinfo else read.replace(tzinfo=UTC)).timestamp())

@@ -87,7 +87,13 @@ def tokens_table(value: Value, day: Moment) -> Table:
             str(row["uses_left"]),
             day(row["expires"]),
             "allowed" if row["export_allowed"] else "",
-            "yes" if row["usable"] else "revoked" if row["revoked"] else "no",
+            "yes"
+            if row["usable"]
+            else "revoked"
+            if row["revoked"]
+            else "expired"
+            if row["uses_left"]
+            else "used up",
         )
     return table
 

@@ -17,6 +17,7 @@ from callpool.licensing.order import SMART_ORDER, PurchaseOrder
 from callpool.manager import authority
 from callpool.manager.authority_contacts import Given, authorize, deregister
 from callpool.manager.authority_instances import register
+from callpool.manager.authority_moves import move_instance
 from callpool.wire.envelope import read, unverified
 from callpool.wire.keys import SigningKey
 from callpool.wire.smart_messages import (
@@ -180,6 +181,10 @@ class Authority:
                 self.lots[order, source] -= part
                 self.lots[order, target] = self.lots.get((order, target), 0) + part
                 left -= part
+
+    def relocate(self, serial: str, target: str) -> None:
+        self.model.change(lambda c: move_instance(c, serial, target))
+        self.instances[serial].va = target
 
     def purchased(self, va: str) -> int:
         return sum(

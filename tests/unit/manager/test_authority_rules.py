@@ -70,6 +70,18 @@ class Compliance(RuleBasedStateMachine):
         if serial in self.world.instances:
             (self.world.deregister if by_itself else self.world.remove)(serial)
 
+    @rule(serial=serials, va=vas)
+    def relocate(self, serial: str, va: str) -> None:
+        made = self.world.instances.get(serial)
+        if made is None:
+            return
+        if made.va == va:
+            with pytest.raises(LicenseError) as caught:
+                self.world.relocate(serial, va)
+            assert caught.value.code == "same_virtual_account"
+        else:
+            self.world.relocate(serial, va)
+
     @rule(days=st.sampled_from([0.5, 1, 29, 31, 60, 89.9]))
     def pass_days(self, days: float) -> None:
         self.world.model.clock.advance(days * DAY)
