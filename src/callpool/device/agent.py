@@ -35,6 +35,7 @@ from callpool.device.smart import Smart
 from callpool.device.smart_status import SmartStatus
 from callpool.device.status import Status, in_use
 from callpool.device.trust import certified_key, enrolment
+from callpool.device.usage import PER_CONTACT, UsageLog
 from callpool.licensing.capacity import Capacity
 from callpool.licensing.errors import CallpoolError
 from callpool.licensing.instant import SKEW_REPORTED, Instant
@@ -83,6 +84,7 @@ class Agent:
         """Make an agent; `link` is None for a device without a manager."""
         self.core = core
         self._layout, self._identity, self._link = layout, identity, link
+        self._usage = UsageLog(layout.usage)
         self._events: asyncio.Queue[_Answered | _Hinted | _Asked] = asyncio.Queue()
         self.smart = Smart(core=core, layout=layout, link=link, post=self._post)
         self._contact: asyncio.Task[None] | None = None
@@ -149,6 +151,8 @@ class Agent:
                 task.cancel()
                 await asyncio.gather(task, return_exceptions=True)
         await self.smart.close()
+        if self._link is not None:
+            self._usage.close()
         await self.core.stop(end_sip=end_sip)
         if self._link is not None:
             await self._link.close()
@@ -189,6 +193,7 @@ class Agent:
             self._want("restart")
         await self.smart.tick()
         now = self.core.now()
+        self._sample(now)
         if al.CONTACT_LOST not in self.core.faults and self._told not in (None, self._versions()):
             # What is held or enforced has changed since: the manager may free what shrank.
             self._want("confirm")
@@ -208,6 +213,19 @@ class Agent:
 
     def _remote_in_use(self, used: Capacity, now: Instant) -> Capacity:
         return self.core.opened.license.remote_in_use(used, self.core.time(now))
+
+    def _sample(self, now: Instant) -> None:
+        """Note what is in use. Without trusted time it waits: nobody knows which minute it is."""
+        core = self.core
+        if self._link is None or core.mark.behind:
+            return
+        try:
+            self._usage.sample(
+                core.gate.usage(), core.gate.take_high(), core.actual(now),
+                time=core.time(now), boottime=now.boottime,
+            )  # fmt: skip
+        except OSError as error:
+            core.note("usage_not_saved", text=str(error))
 
     def _draining(self, now: Instant) -> bool:
         """Tell whether calls of a share that has shrunk were up at the last contact.
@@ -292,6 +310,7 @@ class Agent:
             now=now,
             time=self.core.time(now),
             reason=self._schedule.reason,
+            minutes=self._usage.due(self.core.time(now)),
             usage=self.core.gate.usage(),
             alarms=active_alarms(self.core, now),
         )
@@ -365,8 +384,13 @@ class Agent:
         self._reported = Capacity.of(pending.in_use)
         self._told = pending.remote_version, pending.applied_version
         self._schedule = self._schedule.succeeded(now.boottime, taken.cadence)
+        self._usage.taken(pending.usage_until)
+        if len(self._usage.due(core.time(now))) >= PER_CONTACT:
+            # More than one contact holds.
+            self._want("usage")
         granted = reply.grant.version if reply.grant else 0
-        core.note("contact", cause=pending.reason, status=reply.status, grant=granted)
+        if pending.reason != "usage":
+            core.note("contact", cause=pending.reason, status=reply.status, grant=granted)
         again, self._again = self._again or ("confirm" if taken.again else ""), ""
         if again:
             self._want(again)

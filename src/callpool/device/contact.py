@@ -29,6 +29,7 @@ from callpool.wire.messages import (
     ContactRequest,
     EnrolReply,
     EnrolRequest,
+    UsageMinute,
 )
 
 #: Seconds for which the same bytes are repeated: well inside the skew that is refused.
@@ -47,13 +48,14 @@ def contact_request(
     now: Instant,
     time: float,
     reason: str,
+    minutes: tuple[UsageMinute, ...] = (),
     usage: Usage,
     alarms: tuple[Alarm, ...],
 ) -> Pending:
     """Sign a contact at `now`, trusted `time`; `actual` is what is enforced.
 
     `confirmed_version` is the grant that the gate is confirmed to enforce: what the manager
-    frees on this word must be out of use (law 1).
+    frees on this word must be out of use (law 1). `minutes` are the use to report.
     """
     held, pool = opened.license, opened.record.pool
     used, nonce = in_use(usage), new_nonce()
@@ -70,6 +72,7 @@ def contact_request(
         in_use=used.to_dict(),
         peak=peak(usage).to_dict(),
         refused=dict(usage.refused),
+        usage=minutes,
         local=held.local_at(time).to_dict(),
         maximum=dict(held.maximum),
         actual=actual.to_dict(),
@@ -84,6 +87,7 @@ def contact_request(
         reason=reason,
         boottime=now.boottime,
         boot_id=now.boot_id,
+        usage_until=minutes[-1].at if minutes else 0,
         remote_version=body.remote_version,
         applied_version=body.applied_version,
         in_use=body.remote_in_use,
@@ -191,6 +195,7 @@ def take(
             retry=reply.retry_seconds,
             retry_later=reply.retry_later_seconds,
             retry_later_after=reply.retry_later_after,
+            usage=reply.usage_seconds,
         ),
         ended=ended,
         again=age > FRESH,

@@ -51,6 +51,11 @@ class Usage(Protocol):
         """Refusals since the gate started, per reason code."""
         ...
 
+    @property
+    def turned_away(self) -> Mapping[str, tuple[int, int]]:
+        """(true refusals, repeats) per license type, since the driver started."""
+        ...
+
 
 class Gate(Protocol):
     """The SIP server's call handling, as the agent drives it."""
@@ -73,6 +78,10 @@ class Gate(Protocol):
 
     def usage(self) -> Usage:
         """Return what is counted now."""
+        ...
+
+    def take_high(self) -> tuple[int, int]:
+        """Return the most sessions and users at once since this was last asked."""
         ...
 
 

@@ -72,6 +72,8 @@ class Pending(msgspec.Struct, frozen=True, kw_only=True):
     #: When it was signed: seconds of boottime, and of which boot.
     boottime: float
     boot_id: str
+    #: The start of the last minute of use that it reports, seconds since 1970; 0 for none.
+    usage_until: int = 0
     #: The versions it reports.
     remote_version: int = 0
     applied_version: int = 0

@@ -21,6 +21,8 @@ class Cadence:
     retry: float = 900.0
     retry_later: float = 4 * 3600.0
     retry_later_after: float = 2 * 3600.0
+    #: A report of use is due this long after each good contact; 0 for never.
+    usage: float = 0.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -46,8 +48,14 @@ class Schedule:
         return self if self.due <= now else replace(self, due=min(self.due, now), reason=reason)
 
     def succeeded(self, now: float, cadence: Cadence) -> Schedule:
-        """Note a good contact: the next is the poll."""
-        return Schedule(cadence=cadence, due=now + max(cadence.poll, SHORTEST), reason="poll")
+        """Note a good contact: the next is the poll, or the report of use before it.
+
+        A report is a whole contact, so it stands for the poll.
+        """
+        wait, reason = cadence.poll, "poll"
+        if 0.0 < cadence.usage < wait:
+            wait, reason = cadence.usage, "usage"
+        return Schedule(cadence=cadence, due=now + max(wait, SHORTEST), reason=reason)
 
     def failed(self, now: float, retry_after: float | None = None) -> Schedule:
         """Note a failed contact: retry soon, later seldom, never before Retry-After."""

@@ -130,6 +130,11 @@ class Layout:
         return self.root / "journal.jsonl"
 
     @property
+    def usage(self) -> Path:
+        """Minutes of use that the manager has not taken yet."""
+        return self.root / "usage.json"
+
+    @property
     def identity(self) -> Path:
         """The device's ID key."""
         return self.root / "identity.pem"

@@ -100,6 +100,30 @@ class EnrolReply(Message, frozen=True, kw_only=True):
     product_key: str
 
 
+class UsageCount(msgspec.Struct, frozen=True, array_like=True):
+    """The use of one license type in one minute; an array on the wire, for its size."""
+
+    #: The most in use at once.
+    peak: int = 0
+    #: The mean in use.
+    mean: float = 0.0
+    #: The lowest cap in force.
+    cap: int = 0
+    #: True refusals, and repeats by callers refused within the 30 seconds before.
+    refused: int = 0
+    repeated: int = 0
+    #: Calls admitted.
+    admitted: int = 0
+
+
+class UsageMinute(msgspec.Struct, frozen=True, kw_only=True):
+    """One minute that is over, per license type; a device reports each until it is taken."""
+
+    #: Its start by the device's trusted time, seconds since 1970, a multiple of 60.
+    at: int
+    types: dict[str, UsageCount]
+
+
 class ContactRequest(Message, frozen=True, kw_only=True):
     """One contact: what the device is, has and does."""
 
@@ -110,7 +134,7 @@ class ContactRequest(Message, frozen=True, kw_only=True):
     contact: str
     #: The device's wall time: skew is judged.
     time: float
-    #: Why it calls: start, poll, hint, confirm, retry, restart.
+    #: Why it calls: start, poll, usage, hint, confirm, retry, restart.
     reason: str
     #: The version of the grant in flash ('Remote'), 0 for none.
     remote_version: int
@@ -136,6 +160,8 @@ class ContactRequest(Message, frozen=True, kw_only=True):
     alarms: tuple[str, ...] = ()
     #: The device's software.
     software: str = ""
+    #: Minutes of use that are not known to be taken, the oldest first.
+    usage: tuple[UsageMinute, ...] = ()
 
 
 class SliceMessage(msgspec.Struct, frozen=True, kw_only=True):
@@ -219,6 +245,8 @@ class ContactReply(Message, frozen=True, kw_only=True):
     retry_later_seconds: float
     retry_later_after: float
     restart: RestartOrder | None = None
+    #: Seconds until the device reports its use unasked; 0 for never.
+    usage_seconds: float = 0.0
     #: The key set in its own envelope, where the device may hold an older one.
     key_set: str = ""
 

@@ -100,6 +100,7 @@ class FakeUsage:
     uncertain: int = 0
     admitted: int = 0
     refused: Mapping[str, int] = field(default_factory=dict)
+    turned_away: Mapping[str, tuple[int, int]] = field(default_factory=dict)
 
 
 class FakeGate:
@@ -110,6 +111,7 @@ class FakeGate:
         self.told: list[tuple[str, AdmissionPolicy]] = []
         self.flash_then: list[FlashRecord | None] = []
         self.used = FakeUsage()
+        self.high = (0, 0)
         self.broken = False
 
     def _tell(self, what: str, policy: AdmissionPolicy) -> None:
@@ -132,6 +134,10 @@ class FakeGate:
 
     def usage(self) -> FakeUsage:
         return self.used
+
+    def take_high(self) -> tuple[int, int]:
+        high, self.high = self.high, (0, 0)
+        return max(high[0], self.used.sessions), max(high[1], self.used.users)
 
     @property
     def policy(self) -> AdmissionPolicy:

@@ -16,6 +16,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Final
 
+from callpool.device.gate.refusals import Refusals
+
 #: Ended calls are remembered for so many later ends, to know a late admission for what it is.
 _TOMBS: Final = 20_000
 _MASK: Final = 0xFFFFFFFF
@@ -108,8 +110,12 @@ class _Sync:
 class CallBook:
     """Live keys and registrations of one Kamailio."""
 
-    def __init__(self) -> None:
+    def __init__(self, repeat_seconds: int = 30) -> None:
         """Make an empty book of no Kamailio: `gen` 0."""
+        #: Who was turned away, true refusals told apart from repeats.
+        self.turned_away = Refusals(repeat_seconds)
+        #: The most sessions and users at once since `take_high`.
+        self._high = (0, 0)
         #: Call key to its value (tick * 64 + forks * 4 + waiting * 2 + emergency; the tick modulo
         #: TICKS). A key is `Call-ID;tag`, the tag being the caller's.
         self.calls: dict[str, int] = {}
@@ -156,6 +162,17 @@ class CallBook:
     def gap(self) -> bool:
         """Tell whether some event up to the highest known number has not been received."""
         return after(self.seen, self.done) > 0
+
+    def take_high(self) -> tuple[int, int]:
+        """Return the most sessions and users at once since this was last asked."""
+        now = (self.sessions, len(self.users))
+        high, self._high = self._high, now
+        return max(high[0], now[0]), max(high[1], now[1])
+
+    def _reached(self, sessions: int, users: int) -> None:
+        self.peak_sessions = max(self.peak_sessions, sessions)
+        self.peak_users = max(self.peak_users, users)
+        self._high = max(self._high[0], sessions), max(self._high[1], users)
 
     def keys_of(self, call_id: str) -> list[str]:
         """Return the keys of a Call-ID: one, save where callers share it."""
@@ -245,7 +262,7 @@ class CallBook:
                 call_id = _rest(w[3:], rest)
                 self.admitted += after(seq, self.beat.seq) > 0
                 if w[0] == "0":
-                    self.peak_sessions = max(self.peak_sessions, int(w[1]))
+                    self._reached(int(w[1]), 0)
                 self._admitted(call_id, int(w[2]) % TICKS * 64 + int(w[0]), seq)
             case "E":
                 self._numbered(seq)
@@ -258,6 +275,9 @@ class CallBook:
                 self._numbered(seq)
                 if after(seq, self.beat.seq) > 0:
                     self.refused[w[0]] = self.refused.get(w[0], 0) + 1
+                    self.turned_away.told(
+                        w[0], register=w[1] == "REGISTER", who=(w[3], w[4]), tick=int(w[2])
+                    )
                 self.refusals.append(
                     Refused(seq=seq, reason=w[0], method=w[1], tick=int(w[2]), caller=w[3],
                             callee=w[4], call_id=" ".join(w[5:]))
@@ -265,7 +285,7 @@ class CallBook:
             case "U":
                 self._numbered(seq)
                 aor = " ".join(w[2:])
-                self.peak_users = max(self.peak_users, int(w[1]))
+                self._reached(0, int(w[1]))
                 if after(seq, self._changed.get("u:" + aor, seq - 1)) > 0:
                     self._changed["u:" + aor] = seq
                     self._set_user(aor, tuple(Contact.parse(c) for c in rest))
@@ -324,9 +344,11 @@ class CallBook:
         # What came since the last heartbeat was counted one by one, save what was lost.
         self.admitted = max(self.admitted, adm)
         for reason, count in refused.items():
-            self.refused[reason] = max(self.refused.get(reason, 0), count)
-        self.peak_sessions = max(self.peak_sessions, s)
-        self.peak_users = max(self.peak_users, u)
+            untold = count - self.refused.get(reason, 0)
+            if untold > 0:
+                self.turned_away.untold(reason, untold)
+                self.refused[reason] = count
+        self._reached(s, u)
         if after(seq, self.seen) > 0:
             self.seen = seq
 

@@ -199,6 +199,10 @@ class KamailioGate:
         """Return what is counted now, from the core's book (milliseconds behind Kamailio)."""
         return self._intake.usage()
 
+    def take_high(self) -> tuple[int, int]:
+        """Return the most sessions and users at once since this was last asked."""
+        return self.book.take_high()
+
     # ---------------------------------------------------------------- commands
 
     async def end_call(self, call_id: str) -> None:

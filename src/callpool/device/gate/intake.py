@@ -43,7 +43,7 @@ class Intake:
         self._rpc = rpc
         self._real = real
         self._on_refusal = on_refusal
-        self.book = CallBook()
+        self.book = CallBook(settings.repeat_seconds)
         self.journal = Journal(settings.path / "calls.journal")
         self.events: EventSocket | None = None
         #: `time.monotonic()` of the last heartbeat; 0 before the first.
@@ -61,7 +61,7 @@ class Intake:
         With `keep_port` a living Kamailio sends to the port of `state`: no other will do.
         Raises GateError `event_port_in_use`.
         """
-        self.book = CallBook()
+        self.book = CallBook(self._settings.repeat_seconds)
         self.journal.load(self.book)
         self.book.admitted = self.journal.moment.admitted
         self.book.refused = dict(self.journal.moment.refused)
@@ -171,6 +171,7 @@ class Intake:
             admitted=book.admitted,
             ended=max(0, book.admitted - len(book.calls)),
             refused=dict(book.refused),
+            turned_away=book.turned_away.counts(),
             in_sync=not self.is_uncertain(),
             alive=time.monotonic() - self.last_beat < 3.0,
         )

@@ -85,6 +85,8 @@ class GateSettings(msgspec.Struct, frozen=True, kw_only=True):
     #: Calls per second: how far calls may bunch, in milliseconds. At N calls a second no
     #: second sees more than N + N * cps_burst_ms / 1000 + 1.
     cps_burst_ms: int = 200
+    #: A caller who was refused so many seconds before or less is a repeat, for the statistics.
+    repeat_seconds: int = 30
     #: Requests in 2 s from one address that is no trusted peer before it is ignored; 0: no limit.
     flood_limit: int = 0
     #: How long a next hop may take to answer at all, and to answer the call, in milliseconds.
@@ -186,6 +188,7 @@ def _check(s: GateSettings) -> None:
     _whole("The longest registration", s.max_expires, s.min_expires, 864_000)
     _whole("The expiry interval", s.expiry_interval, 1, 60)
     _whole("The burst in milliseconds", s.cps_burst_ms, 0, 1000)
+    _whole("The seconds of a repeat", s.repeat_seconds, 1, 3600)
     _whole("The flood limit", s.flood_limit, 0, 100_000)
     _whole("The reply timeout", s.reply_timeout_ms, 500, 60_000)
     _whole("The ring timeout", s.ring_timeout_ms, 1_000, 600_000)

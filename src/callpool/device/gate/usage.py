@@ -26,6 +26,8 @@ class Usage:
     ended: int = 0
     #: Refusals per reason code since the gate's directory was made.
     refused: Mapping[str, int] = field(default_factory=dict)
+    #: (true refusals, repeats) per license type, since the driver started.
+    turned_away: Mapping[str, tuple[int, int]] = field(default_factory=dict)
     #: Whether the core's book agrees with Kamailio up to the last event.
     in_sync: bool = False
     #: Whether Kamailio runs and its last heartbeat is younger than 3 seconds.
