@@ -3,8 +3,8 @@
 Facts 2.2 (P): calls are counted, a snapshot is taken every 30 seconds, the window is five
 minutes, and the mean must stay below the license. What happens at or above it is not said
 anywhere; design.md decides: every new call is refused until the mean is below again. Kamailio
-refuses, by a step that the core puts before the policy's own; that step ends by itself, so a
-core that dies refuses nobody for ever.
+refuses calls, not registrations, by a step that the core puts before the policy's own; that
+step ends by itself, so a core that dies refuses nobody for ever.
 """
 
 from __future__ import annotations
@@ -65,6 +65,7 @@ def windowed(policy: AdmissionPolicy, mean: float, now: float) -> AdmissionPolic
             # 0 stays: without a license no call is admitted, whatever the mean.
             caps={k: v for k, v in step.caps.items() if k != CPS or v == 0},
             reason=step.reason,
+            calls_only=step.calls_only,
         )
         for step in policy.steps
     )
@@ -72,5 +73,6 @@ def windowed(policy: AdmissionPolicy, mean: float, now: float) -> AdmissionPolic
         return AdmissionPolicy(steps=steps)
     end = (now // SNAPSHOT + 2) * SNAPSHOT
     rest = tuple(s for s in steps if s.until is None or s.until > end)
-    first = Step(until=end, admit=False, reason=CPS_LIMIT)
+    held = AdmissionPolicy(steps=steps).at(now).caps
+    first = Step(until=end, admit=False, reason=CPS_LIMIT, caps=held, calls_only=True)
     return AdmissionPolicy(steps=(first, *rest))

@@ -59,6 +59,8 @@ class Step:
     caps: Mapping[str, int] = field(default_factory=dict)
     #: The stable reason code of a refusal when `admit` is False.
     reason: str = ""
+    #: When `admit` is False: only calls are refused, registrations are judged by the caps.
+    calls_only: bool = False
 
 
 #: The most steps one policy may have: Kamailio holds them in one string.

@@ -23,7 +23,7 @@ from farend import FarEnd
 from callpool.device.gate import Destination, GateError, GateSettings, KamailioGate
 from callpool.device.gate.driver import Alarm
 from callpool.host import sipp
-from callpool.host.clock import SystemClock
+from callpool.host.clock import Clock, SystemClock
 from callpool.host.ports import free_port
 from callpool.host.process import end_group, groups_of
 from callpool.licensing.admission import AdmissionPolicy, Step
@@ -146,6 +146,7 @@ async def rig(
     answer: str = "uas",
     start: bool = True,
     far: FarEnd | None = None,
+    clock: Clock | None = None,
     **more: Any,
 ) -> AsyncIterator[Rig]:
     """A started gate in front of an answerer; everything is ended afterwards."""
@@ -156,7 +157,7 @@ async def rig(
     refusals: list[Any] = []
     gate = KamailioGate(
         settings(directory / "g", free_port(), uas.port, **more),
-        SystemClock(),
+        clock or SystemClock(),
         on_alarm=alarms.append,
         on_refusal=refusals.append,
     )

@@ -346,6 +346,7 @@ def test_the_window_refuses_while_the_mean_is_at_or_above_the_license() -> None:
     assert window.mean == 10.0
     over = windowed(caps, window.mean, 1000.0)
     assert (over.steps[0].admit, over.steps[0].reason) == (False, "cps_limit")
+    assert over.steps[0].calls_only, "registrations are no calls"
     assert over.steps[0].until is not None
     assert over.steps[-1].admit, "it ends by itself"
     for second in range(330, 631, 30):

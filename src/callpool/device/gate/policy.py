@@ -68,7 +68,7 @@ def _step(step: Step, settings: GateSettings, *, left: float | None, real: float
         second,
         millisecond,
         last_tick,
-        int(step.admit),
+        1 if step.admit else 2 if step.calls_only else 0,
         step.caps.get(SBC_SESSIONS, -1),
         step.caps.get(FAR_END_USERS, -1),
         min(step.caps.get(CPS, -1), _MAX_CPS),
