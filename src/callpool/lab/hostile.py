@@ -53,6 +53,7 @@ FAULTS: Final = {
     "stale": "the answer to an earlier request, signed as it was",
     "alter": "one character of the answer is changed",
     "foreign": "the answer is signed by a stranger's key",
+    "clock": "the answer is dated two hours off, under a valid signature",
     "repeat": "the request reaches the authority twice",
     "reorder": "an earlier request reaches the authority once more, after this one",
 }
@@ -61,6 +62,8 @@ REFUSED: Final = "hostile_refusal"
 _SMART: Final = "/smart/v1/"
 _LONGEST: Final = 512 * 1024
 _KEPT: Final = 50
+#: How far off an answer's time is, seconds: above the hour that is refused.
+_OFF: Final = 7_200.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -170,7 +173,7 @@ class Hostile:
             other = b"A" if found.body[place : place + 1] != b"A" else b"B"
             changed = found.body[:place] + other + found.body[place + 1 :]
             return Answered(found.status, found.content_type, changed)
-        elif fault in ("version", "foreign"):
+        elif fault in ("version", "foreign", "clock"):
             return self._signed_anew(found, fault, body)
         return found
 
@@ -201,10 +204,10 @@ class Hostile:
         if found.status != 200:
             return found
         content = _read(found.body)
-        if fault == "foreign":
-            key = SigningKey.generate()
-        else:
-            key = self._key()
+        key = SigningKey.generate() if fault == "foreign" else self._key()
+        if fault == "clock":
+            content["time"] += _OFF if self._number(2) else -_OFF
+        elif fault == "version":
             authorization = content.get("authorization")
             if authorization is not None and self._number(2):
                 authorization["version"] = _read(body).get("held_version", 0)

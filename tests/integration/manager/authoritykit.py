@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import secrets
 import ssl
 from collections.abc import Iterator
@@ -15,6 +16,7 @@ from managerkit import Running, Site
 
 from callpool.host.clock import LabClock
 from callpool.licensing.capacity import Capacity
+from callpool.licensing.errors import TrustError
 from callpool.licensing.order import SMART_ORDER, PurchaseOrder
 from callpool.wire.envelope import KEY_SET, ORDER, read, sign, trust, unverified, verify
 from callpool.wire.keys import PublicKey, SigningKey
@@ -113,6 +115,8 @@ class SmartDevice:
         self.key = key or SigningKey.generate()
         self.clock = LabClock(manager.site.clock_file)
         self.ahead = 0.0
+        #: A repeated answer has the time of the first, which may lie days back on the lab's clock.
+        self.most_off = math.inf
         self.instance_id = ""
         self.value = ""
         self.version = 0
@@ -150,6 +154,11 @@ class SmartDevice:
         self.last = reply.content
         return reply
 
+    def check_time(self, answer: SmartReply) -> None:
+        """Believe no answer whose time is more than an hour off; the lab's clock may be stepped."""
+        if abs(answer.time - self.clock.now().wall) > self.most_off:
+            raise TrustError("clock_skew", "The authority's clock is off.")
+
     def registration(self, token: str, **over: Any) -> RegisterRequest:
         values = {
             **self.bound(REGISTER_PATH),
@@ -180,6 +189,7 @@ class SmartDevice:
         )
         if isinstance(answer, Refusal):
             raise Denied(reply.status_code, answer)
+        self.check_time(answer)
         self.instance_id, self.value = answer.instance_id, answer.contact
         return answer
 
@@ -197,6 +207,7 @@ class SmartDevice:
         if isinstance(answer, Refusal):
             raise Denied(reply.status_code, answer)
         assert reply.status_code == 200
+        self.check_time(answer)
         return answer
 
     def take(self, answer: R) -> R:

@@ -86,6 +86,7 @@ def test_a_device_and_the_authority_agree_after_any_faults(manager: Running, see
     rules, server, url = hostile(manager, share=0.6, seed=seed)
     try:
         device = SmartDevice(manager, "SP-1", url=url)
+        device.most_off = 3600.0
         stubborn = Stubborn(device)
         token = smart_token(manager)
         request = device.registration(token)
@@ -122,6 +123,7 @@ def test_no_spoilt_answer_is_ever_believed(manager: Running, fault: str) -> None
     try:
         device = SmartDevice(manager, "SP-1", url=url)
         device.register(smart_token(manager))
+        device.most_off = 3600.0
         device.authorize(5)
         value, version = device.value, device.version
         rules.share, rules.faults = 1.0, (fault,)
