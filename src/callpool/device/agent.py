@@ -9,6 +9,7 @@ is written and enforced in `core.py`.
 from __future__ import annotations
 
 import asyncio
+import math
 import random
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, replace
@@ -26,9 +27,11 @@ from callpool.device.contact import (
 from callpool.device.core import Core
 from callpool.device.errors import DeviceError, LinkError
 from callpool.device.manager_link import STREAM_OPEN, new_nonce
+from callpool.device.modes import check_floating, mode
 from callpool.device.ports import Link
 from callpool.device.record import Pending
 from callpool.device.report import report, smart_report
+from callpool.device.reset import HEARING, FactoryReset, Outcome
 from callpool.device.schedule import Schedule
 from callpool.device.settings import Layout, read_token
 from callpool.device.smart import Smart
@@ -56,6 +59,14 @@ HINTS_GOOD: Final = 10.0
 ENROL_BACKOFF: Final = (1.0, 900.0)
 #: Codes of a manager that holds this serial number for a clone.
 CLONE_CODES: Final = frozenset({"unit_locked", "stale_contact"})
+#: Faults between a device and its manager.
+MANAGER_FAULTS: Final = (
+    al.CONTACT_LOST,
+    al.REPLY_REFUSED,
+    al.CLONE_LOCKED,
+    al.NOT_ENROLLED,
+    al.CLOCK_SKEW,
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,15 +98,19 @@ class Agent:
         self._usage = UsageLog(layout.usage)
         self._events: asyncio.Queue[_Answered | _Hinted | _Asked] = asyncio.Queue()
         self.smart = Smart(core=core, layout=layout, link=link, post=self._post)
+        self._reset = FactoryReset(core, layout)
         self._contact: asyncio.Task[None] | None = None
+        #: The request under way: an answer to another one is too late.
+        self._sent: Pending | None = None
         self._listener: asyncio.Task[None] | None = None
         self._enrolled = asyncio.Event()
         self._schedule = Schedule()
         self._again = ""
         self._enrol_wait = ENROL_BACKOFF[0]
-        #: What the last good contact reported: pool units in use, and (remote, applied) versions.
+        #: What the last good contact reported: pool units in use; versions remote and applied,
+        #: and the mode.
         self._reported = Capacity()
-        self._told: tuple[int, int] | None = None
+        self._told: tuple[int, int, str] | None = None
         self._last_contact: float | None = None
         self._hints = False
         self._stopping = False
@@ -180,6 +195,9 @@ class Agent:
     def next_due(self) -> float:
         """Return the seconds (of the device's clock) until something is due."""
         now = self.core.now()
+        if self._reset.under_way:
+            step = math.inf if self._contact is not None else self._reset.next_due(now)
+            return min(self.core.next_due(now), step)
         waits = [self.core.next_due(now), self.smart.next_due()]
         if self._contact is None and self._may_contact():
             waits.append(self._schedule.next_at() - now.boottime)
@@ -191,6 +209,9 @@ class Agent:
         """Do all that is due now: lease end, policy, calls that ended, contact."""
         if await self.core.tick():
             self._want("restart")
+        if self._reset.under_way:
+            await self._go_on_resetting()
+            return
         await self.smart.tick()
         now = self.core.now()
         self._sample(now)
@@ -208,8 +229,9 @@ class Agent:
         ):
             await self._begin_contact(now)
 
-    def _versions(self) -> tuple[int, int]:
-        return version(self.core.opened.license.remote), self.core.confirmed_version
+    def _versions(self) -> tuple[int, int, str]:
+        held = self.core.opened.license
+        return version(held.remote), self.core.confirmed_version, mode(self.core)
 
     def _remote_in_use(self, used: Capacity, now: Instant) -> Capacity:
         return self.core.opened.license.remote_in_use(used, self.core.time(now))
@@ -254,9 +276,56 @@ class Agent:
         """Take up a registration token that has been laid down; raises DeviceError."""
         if self._link is None:
             raise DeviceError("no_manager", "This device has no manager.")
+        if self._reset.under_way:
+            raise DeviceError("reset_under_way", "A factory reset is under way; try again then.")
         self._enrol_wait = ENROL_BACKOFF[0]
         self.core.clear(al.NOT_ENROLLED)
         self._want("enrol")
+
+    async def floating(self) -> None:
+        """Turn floating licensing on; raises DeviceError as `check_floating`."""
+        check_floating(self.core)
+
+    async def factory_reset(self, serial: str, *, who: str = "local") -> asyncio.Future[Outcome]:
+        """Begin a factory reset, confirmed by the serial number; return what will become of it.
+
+        Raises DeviceError `wrong_serial`, `flash_write_failed`: nothing has changed then.
+        """
+        self._reset.check(serial)
+        if not self._reset.under_way:
+            if self._contact is not None:
+                self._contact.cancel()
+                self._contact = self._sent = None
+            await self._reset.begin(who=who)
+        return self._reset.waiting()
+
+    async def _go_on_resetting(self) -> None:
+        """Take the next step of a factory reset: the last contact, then the end."""
+        if self._contact is not None:
+            return
+        pending = await self._reset.last_contact(self._link, self._identity)
+        if pending is not None and self._link is not None:
+            self._sent = pending
+            self._contact = asyncio.create_task(self._exchange(self._link, pending, HEARING))
+        elif self._reset.next_due(self.core.now()) <= 0.0:
+            identity = await self._reset.finish()
+            if identity is not None:
+                await self._begin_anew(identity)
+
+    async def _begin_anew(self, identity: SigningKey) -> None:
+        """After a factory reset: nothing is known of any manager."""
+        self._identity = identity
+        self.smart.dropped()
+        self._enrolled.clear()
+        self._schedule, self._again = Schedule(due=self.core.now().boottime), ""
+        self._reported, self._told, self._last_contact = Capacity(), None, None
+        self._enrol_wait = ENROL_BACKOFF[0]
+        self.core.clear(*MANAGER_FAULTS)
+        if self._listener is not None and self._link is not None:
+            self._listener.cancel()
+            await asyncio.gather(self._listener, return_exceptions=True)
+            self._hints = False
+            self._listener = asyncio.create_task(self._listen(self._link))
 
     # -- the manager
 
@@ -284,6 +353,7 @@ class Agent:
         # A request that is repeated gets the reply that it got before: what has changed at the
         # manager since, and was hinted at, is not in it.
         self._again = "retry" if repeated else ""
+        self._sent = pending
         self._contact = asyncio.create_task(self._exchange(self._link, pending))
 
     def _next_request(self, link: Link, now: Instant) -> Pending:
@@ -313,6 +383,7 @@ class Agent:
             minutes=self._usage.due(self.core.time(now)),
             usage=self.core.gate.usage(),
             alarms=active_alarms(self.core, now),
+            mode=mode(self.core),
         )
 
     def _enrolling_identity(self) -> SigningKey:
@@ -321,9 +392,9 @@ class Agent:
             return self._layout.load_next_identity()
         return self._identity
 
-    async def _exchange(self, link: Link, pending: Pending) -> None:
+    async def _exchange(self, link: Link, pending: Pending, limit: float = EXCHANGE_LIMIT) -> None:
         try:
-            async with asyncio.timeout(EXCHANGE_LIMIT):
+            async with asyncio.timeout(limit):
                 outcome: str | CallpoolError = await link.exchange(pending.path, pending.envelope)
         except CallpoolError as error:
             outcome = error
@@ -333,8 +404,10 @@ class Agent:
 
     async def _handle(self, event: _Answered | _Hinted | _Asked) -> None:
         match event:
+            case _Answered(pending, _) if pending is not self._sent:
+                return  # it was given up since
             case _Answered(pending, outcome):
-                self._contact = None
+                self._contact = self._sent = None
                 await self._answered(pending, outcome)
             case _Hinted(name):
                 # An opened stream alone is news only where the last contact failed: a hint
@@ -355,6 +428,12 @@ class Agent:
 
     async def _answered(self, pending: Pending, outcome: str | CallpoolError) -> None:
         enrolling = pending.path == ENROL_PATH
+        if self._reset.under_way:
+            if isinstance(outcome, CallpoolError):
+                self._reset.unheard(outcome)
+            else:
+                self._reset.heard(pending, outcome)
+            return
         if isinstance(outcome, CallpoolError):
             await self._refused(pending, outcome)
             return
@@ -382,7 +461,7 @@ class Agent:
             core.fault(al.CLOCK_SKEW, f"{skew:+.0f} s.")
         self._last_contact = core.time(now)
         self._reported = Capacity.of(pending.in_use)
-        self._told = pending.remote_version, pending.applied_version
+        self._told = pending.remote_version, pending.applied_version, pending.mode
         self._schedule = self._schedule.succeeded(now.boottime, taken.cadence)
         self._usage.taken(pending.usage_until)
         if len(self._usage.due(core.time(now))) >= PER_CONTACT:

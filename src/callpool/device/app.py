@@ -223,6 +223,15 @@ class Device:
             self._end_sip = request.get("leave_sip") is not True
             agent.stop()
 
+        async def floating(request: dict[str, Any]) -> Any:
+            if request.get("on") is True:
+                await agent.ask(agent.floating)
+            return agent.status()
+
+        async def factory_reset(request: dict[str, Any]) -> Any:
+            serial = str(request.get("serial", ""))
+            return await (await agent.ask(lambda: agent.factory_reset(serial)))
+
         smart = SmartDoor(agent)
 
         return {
@@ -235,6 +244,8 @@ class Device:
             "key_install": install,
             "calls": calls,
             "forget_uncertain": forget_uncertain,
+            "floating": floating,
+            "factory_reset": factory_reset,
             "stop": stop,
         }
 

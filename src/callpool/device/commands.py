@@ -1,4 +1,4 @@
-"""`callpool device`: init, run, status, restart, pull, key install, enrol, smart, stop."""
+"""`callpool device`: init, run, status, restart, pull, key, enrol, modes, reset, stop."""
 
 from __future__ import annotations
 
@@ -14,7 +14,9 @@ from callpool.device.alarms import span
 from callpool.device.app import run_device
 from callpool.device.control import ask
 from callpool.device.errors import DeviceError
+from callpool.device.modes import FLOATING_OFF
 from callpool.device.options import AsJson, Directory, TokenFile, token_from
+from callpool.device.reset import Outcome
 from callpool.device.settings import DEFAULT_PAGES, Layout
 from callpool.device.setup import Plan, install_offline, set_up
 from callpool.device.smart_commands import smart_app
@@ -31,6 +33,8 @@ device_app = typer.Typer(no_args_is_help=True, help="One device: its licenses an
 key_app = typer.Typer(no_args_is_help=True, help="The local license key.")
 device_app.add_typer(key_app, name="key")
 device_app.add_typer(smart_app, name="smart")
+floating_app = typer.Typer(no_args_is_help=True, help="Floating licensing.")
+device_app.add_typer(floating_app, name="floating")
 
 
 @device_app.command()
@@ -139,6 +143,7 @@ def _show(now: Status) -> None:
     say(f"Serial number          {now.serial}")
     say(f"Mode                   {now.mode}")
     say(f"License Server Status  {now.server_status}")
+    say(f"In service             {f'No: {now.out_of_service}' if now.out_of_service else 'Yes'}")
     if now.product_key:
         say(f"Product key            {now.product_key}")
     if now.lease_end is not None and now.lease_seconds is not None:
@@ -245,6 +250,52 @@ def enrol(directory: Directory, token_file: TokenFile = None, as_json: AsJson = 
         if error.code != "not_running":
             raise
     typer.echo("{}") if as_json else say("The token is laid down; see `callpool device status`.")
+
+
+@floating_app.command("enable")
+def floating_enable(directory: Directory, as_json: AsJson = False) -> None:
+    """Turn floating licensing on; refused while another mode is on."""
+    _floating(directory, as_json, on=True)
+
+
+@floating_app.command("disable")
+def floating_disable(directory: Directory, as_json: AsJson = False) -> None:
+    """Turn floating licensing off."""
+    _floating(directory, as_json, on=False)
+
+
+def _floating(directory: Path, as_json: bool, *, on: bool) -> None:
+    told = ask(Layout(directory.resolve()).control, "floating", on=on, timeout=10.0)
+    if as_json:
+        typer.echo(msgspec.json.encode(told).decode())
+        return
+    say(FLOATING_OFF)
+
+
+@device_app.command("factory-reset")
+def factory_reset(
+    directory: Directory,
+    serial: Annotated[str, typer.Option(help="This device's serial number, to confirm.")],
+    as_json: AsJson = False,
+) -> None:
+    """Drop what the pool gave, smart licensing and the identity; keep the local key.
+
+    Established calls go on. The serial number, the evaluation seconds used and the SIP settings
+    stay. The license server is told; to enrol again, the device needs a new token from there.
+    """
+    told = ask(Layout(directory.resolve()).control, "factory_reset", serial=serial)
+    if as_json:
+        typer.echo(msgspec.json.encode(told).decode())
+        return
+    outcome = msgspec.convert(told, Outcome)
+    say(f"Device {serial} is reset; only its local license key counts.")
+    if outcome.told:
+        say("The license server knows it.")
+    elif outcome.code:
+        say(f"The license server was not told: {outcome.sentence}")
+        if outcome.lease_end is not None:
+            ends = datetime.fromtimestamp(outcome.lease_end, UTC).strftime("%Y-%m-%d %H:%M UTC")
+            say(f"It holds this device's share until the lease ends, {ends}.")
 
 
 @device_app.command()

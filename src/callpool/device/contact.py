@@ -51,6 +51,7 @@ def contact_request(
     minutes: tuple[UsageMinute, ...] = (),
     usage: Usage,
     alarms: tuple[Alarm, ...],
+    mode: str,
 ) -> Pending:
     """Sign a contact at `now`, trusted `time`; `actual` is what is enforced.
 
@@ -79,6 +80,7 @@ def contact_request(
         restart_done=pool.restart_done,
         alarms=tuple(a.code for a in alarms),
         software=SOFTWARE,
+        mode=mode,
     )
     return Pending(
         path=CONTACT_PATH,
@@ -91,6 +93,7 @@ def contact_request(
         remote_version=body.remote_version,
         applied_version=body.applied_version,
         in_use=body.remote_in_use,
+        mode=mode,
     )
 
 

@@ -33,7 +33,7 @@ from callpool.device.status import actual
 from callpool.device.trust import KeyRing
 from callpool.device.window import WINDOW, CallWindow, windowed
 from callpool.host.clock import Clock
-from callpool.licensing.admission import AdmissionPolicy
+from callpool.licensing.admission import AdmissionPolicy, Step
 from callpool.licensing.capacity import CPS, Capacity
 from callpool.licensing.errors import CallpoolError
 from callpool.licensing.instant import HighWaterMark, Instant
@@ -95,6 +95,10 @@ class Core:
         if self._confirmed is None:
             return actual(self.opened.license, self.time(now), trusted=not self.mark.behind)
         return Capacity.of(self._confirmed.at(now.wall).caps)
+
+    def step(self, now: Instant) -> Step | None:
+        """Return the step that the gate is confirmed to walk; None before the first policy."""
+        return None if self._confirmed is None else self._confirmed.at(now.wall)
 
     def policy(self, now: Instant) -> AdmissionPolicy:
         """Return what the gate is to do from `now` on."""

@@ -77,16 +77,17 @@ class Pending(msgspec.Struct, frozen=True, kw_only=True):
     #: The versions it reports.
     remote_version: int = 0
     applied_version: int = 0
-    #: The pool units in use that it reports.
+    #: The pool units in use that it reports, and the mode.
     in_use: dict[str, int] = {}
+    mode: str = ""
 
 
 class Pool(msgspec.Struct, frozen=True, kw_only=True):
-    """All that comes from a manager: what a factory reset drops."""
+    """All that comes from a manager; `reset.py` says what a factory reset leaves of it."""
 
-    #: The manager's anchor key, base64url, pinned at enrolment; empty before.
+    #: The last manager's anchor key, base64url, pinned at enrolment; empty before.
     anchor: str = ""
-    #: The latest key set, in its envelope.
+    #: The latest key set, in its envelope; empty while not enrolled.
     key_set: str = ""
     #: The ID certificate, PEM.
     certificate: str = ""
@@ -119,6 +120,8 @@ class FlashRecord(msgspec.Struct, frozen=True, kw_only=True):
     local_key: str = ""
     #: A restart was begun and is not known to have ended.
     restarting: bool = False
+    #: A factory reset was begun and has not yet ended.
+    resetting: bool = False
     pool: Pool = Pool()
     #: Smart licensing; its evaluation seconds survive a factory reset.
     smart: SmartRecord = SmartRecord()
@@ -161,7 +164,7 @@ def open_record(record: FlashRecord, settings: Settings) -> Opened:
         key = (
             read_local_key(record.local_key, settings.vendor, serial) if record.local_key else None
         )
-        ring = KeyRing.open(pool.anchor, pool.key_set) if pool.anchor else None
+        ring = KeyRing.open(pool.anchor, pool.key_set) if pool.key_set else None
         latest = _reply(pool.anchor, pool.latest, serial)
         applied = _reply(pool.anchor, pool.applied, serial)
     except CallpoolError as error:

@@ -6,6 +6,8 @@ from callpool.device import alarms as al
 from callpool.device.active import active_alarms
 from callpool.device.contact import version
 from callpool.device.core import Core
+from callpool.device.modes import mode
+from callpool.device.service import out_of_service
 from callpool.device.smart_status import SmartStatus, smart_status
 from callpool.device.status import (
     MODE_LOCAL,
@@ -36,6 +38,7 @@ def report(
     leased = held.remote is not None or held.applied is not None
     connected = last_contact is not None and al.CONTACT_LOST not in core.faults
     enrolled = opened.ring is not None
+    why = out_of_service(core.step(now))
     managed = leased or (enrolled and pool.status == MANAGED)
     return Status(
         serial=core.settings.serial,
@@ -71,7 +74,9 @@ def report(
         alarms=active_alarms(core, now),
         restart_done=pool.restart_done,
         flash_generation=core.flash.generation,
-        managed="smart" if smart.agent.enabled else "fixed" if core.fixed else "none",
+        managed=mode(core),
+        in_service=not why,
+        out_of_service=why,
         smart=smart_report(core) if smart.used or core.settings.smart else None,
     )
 

@@ -278,6 +278,15 @@ class Layout:
             SigningKey.generate().save(self.next_identity)
         return SigningKey.load(self.next_identity)
 
+    def drop_identities(self) -> None:
+        """Drop the ID keys and the tokens, and make a new ID key; raises OSError.
+
+        Whatever of it was done before is done again.
+        """
+        for file in (self.token, self.next_identity, self.smart_token, self.smart_identity):
+            file.unlink(missing_ok=True)
+        SigningKey.generate().save(self.identity)
+
     def take_next_identity(self) -> SigningKey:
         """Make the new ID key the device's own, durably; raises as `load_identity`, OSError."""
         self.next_identity.replace(self.identity)

@@ -77,6 +77,9 @@ class Status(msgspec.Struct, frozen=True, kw_only=True):
     flash_generation: int
     #: none, fixed or smart: the one managed mode that is on.
     managed: str = "none"
+    #: Whether new calls are admitted, and if not, why.
+    in_service: bool = True
+    out_of_service: str = ""
     #: Smart licensing; None on a device that has nothing to do with it.
     smart: SmartStatus | None = None
 

@@ -32,6 +32,14 @@ NOT_MANAGED: Final = "not_managed"
 #: The unit's serial number is not in the inventory.
 NOT_LISTED: Final = "not_listed"
 
+#: The managed mode of a device: none, by the pool, or by the smart licensing authority.
+MODE_NONE: Final = "none"
+MODE_FIXED: Final = "fixed"
+MODE_SMART: Final = "smart"
+
+#: The reason of a device's last contact before it drops its identity.
+FACTORY_RESET: Final = "factory_reset"
+
 
 class Message(msgspec.Struct, frozen=True, kw_only=True):
     """Base of every body."""
@@ -134,7 +142,7 @@ class ContactRequest(Message, frozen=True, kw_only=True):
     contact: str
     #: The device's wall time: skew is judged.
     time: float
-    #: Why it calls: start, poll, usage, hint, confirm, retry, restart.
+    #: Why it calls: start, poll, usage, hint, confirm, retry, restart; FACTORY_RESET is the last.
     reason: str
     #: The version of the grant in flash ('Remote'), 0 for none.
     remote_version: int
@@ -162,6 +170,8 @@ class ContactRequest(Message, frozen=True, kw_only=True):
     software: str = ""
     #: Minutes of use that are not known to be taken, the oldest first.
     usage: tuple[UsageMinute, ...] = ()
+    #: The managed mode that is on: MODE_NONE, MODE_FIXED or MODE_SMART; empty where not told.
+    mode: str = ""
 
 
 class SliceMessage(msgspec.Struct, frozen=True, kw_only=True):
