@@ -168,7 +168,8 @@ def make_token(
     event(
         change,
         "token_made",
-        f"Token {number} was made: {uses} uses within {days:g} days.",
+        f"Token {number} was made: {uses} use{'s' if uses > 1 else ''} within {days:g} days"
+        f"{', export-controlled functionality allowed' if export_allowed else ''}.",
         va=va["va_id"],
     )
     return number, secret

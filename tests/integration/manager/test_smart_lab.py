@@ -91,6 +91,43 @@ def test_60_and_60_of_100_are_out_of_compliance_without_a_call_and_90_is_authori
     assert handle.smart("proxy-1")["state"] == "Authorized"
 
 
+def test_a_revoked_certificate_and_a_move_reach_the_devices_by_push(lab: Made) -> None:
+    handle = lab()
+    handle.call("POST", "/smart/virtual-accounts", {"name": "lab"})
+    for name in PROXIES:
+        handle.smart(name, "enable")
+        handle.smart(name, "count", count=60)
+        handle.register(name, export_allowed=name == "proxy-1")
+    both(handle, "OutOfCompliance")
+    assert [handle.smart(name)["export_allowed"] for name in PROXIES] == [True, False]
+
+    serials = {name: handle.device(name).serial for name in PROXIES}
+    path = f"/smart/instances/{serials['proxy-2']}/move"
+    handle.call("POST", path, {"virtual_account": "lab"})
+    handle.await_smart("proxy-1", "Authorized")
+    wait_for(
+        "proxy-2 to know its account",
+        lambda: bool(handle.smart("proxy-2")["virtual_account"] == "lab"),
+        seconds=30,
+    )
+    assert handle.smart("proxy-2")["state"] == "OutOfCompliance"
+
+    handle.call("POST", f"/smart/instances/{serials['proxy-1']}/revoke")
+    wait_for(
+        "proxy-1 to be told",
+        lambda: bool(handle.smart("proxy-1")["failure_code"] == "certificate_revoked"),
+        seconds=30,
+    )
+    # One refusal is not the limit of three: calls go on, and the count is free already.
+    assert handle.smart("proxy-1")["state"] == "Authorized"
+    found = handle.call("GET", "/smart/entitlements?virtual_account=default")["entitlements"]
+    assert [(r["purchased"], r["in_use"]) for r in found] == [(100, 0)]
+    secret = str(handle.call("POST", "/smart/tokens", {})["token"])
+    handle.smart("proxy-1", "register", token=secret, force=True)
+    handle.await_smart("proxy-1", "Authorized")
+    assert handle.smart("proxy-1")["failure_code"] == ""
+
+
 def test_through_a_hostile_authority_both_end_in_the_right_state(lab: Made) -> None:
     handle = lab(through_hostile=True)
     clock = LabClock(Path(handle.lab.clock))
