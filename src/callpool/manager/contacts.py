@@ -32,6 +32,7 @@ from callpool.manager.ledger import (
     unit_by_serial,
 )
 from callpool.manager.settings import Settings
+from callpool.manager.standing import is_reset, note_reset
 from callpool.manager.store.database import Row, Tx
 from callpool.wire.envelope import REPLY, sign
 from callpool.wire.keys import PublicKey
@@ -127,11 +128,15 @@ def contact(
     if abs(skew) > SKEW_REPORTED:
         change.journal("clock_skew", serial=request.serial, skew=skew)
     unit = _take_report(change, unit, request, current=current)
+    if is_reset(unit):
+        note_reset(change, unit)
     settle_unit(change, unit)
     device = device_by_id(change, unit["device_id"])
     regrant(change, device)
     unit = unit_by_serial(change, request.serial)
     assert unit is not None  # as above
+    if is_reset(unit):
+        settle_unit(change, unit)  # nothing is granted to it any more
     return Answer(reply=_reply(change, unit, device, request, identity, settings))
 
 
@@ -191,7 +196,7 @@ def _reply(
     settings: Settings,
 ) -> str:
     listed = unit["state"] == ACTIVE and device["removed_at"] is None
-    managed = listed and device["mode"] == FIXED
+    managed = listed and device["mode"] == FIXED and not is_reset(unit)
     status = MANAGED if managed else NOT_MANAGED if listed else NOT_LISTED
     lease = settings.lease_seconds
     holds = change.tx.row("SELECT 1 FROM holding WHERE serial = :serial", serial=unit["serial"])
@@ -201,7 +206,7 @@ def _reply(
     elif not managed:
         # No renewal: what is left of the lease is all it gets.
         lease = max(0.0, (unit["lease_end"] or 0.0) - change.now) if unit["leased"] else 0.0
-    gives = managed or holds is not None
+    gives = managed or (holds is not None and not is_reset(unit))
     if gives and unit["sent_version"] != unit["grant_version"]:
         change.tx.run(
             "INSERT INTO grant_journal (serial, version, slices, at)"

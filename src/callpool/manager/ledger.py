@@ -27,6 +27,7 @@ from callpool.licensing.pool import (
     slices,
 )
 from callpool.manager.change import Change
+from callpool.manager.standing import takes
 from callpool.manager.store.database import Row
 from callpool.wire.messages import GrantMessage, SliceMessage
 
@@ -181,7 +182,7 @@ def regrant(change: Change, device: Row) -> None:
     )
     wanted = targets(change, device)
     mine = {u["serial"]: holdings(change, u["serial"]) for u in units}
-    active = [u["serial"] for u in units if u["state"] == ACTIVE]
+    active = [u["serial"] for u in units if u["state"] == ACTIVE and takes(u)]
     content: dict[str, dict[str, dict[Key, int]]] = {u["serial"]: {} for u in units}
     ends: dict[str, float] = {}
     for name in POOL_TYPES:

@@ -26,6 +26,7 @@ from callpool.manager.ledger import (
     settle_unit,
     units_of,
 )
+from callpool.manager.standing import in_smart_mode, is_reset
 from callpool.manager.store.database import Row
 
 
@@ -136,6 +137,16 @@ def clipping_notes(change: Change, device: Row, counts: Mapping[str, int]) -> li
     notes = []
     for unit in units_of(change, device["device_id"]):
         report = msgspec.json.decode(unit["report"]) if unit["report"] else {}
+        if in_smart_mode(unit):
+            notes.append(
+                f"{unit['serial']} is in smart mode and is given nothing until smart licensing is "
+                "disabled there."
+            )
+        elif is_reset(unit):
+            notes.append(
+                f"{unit['serial']} was reset to factory defaults and is given nothing until it is "
+                "enrolled again."
+            )
         for name, count in counts.items():
             most = report.get("maximum", {}).get(name)
             local = report.get("local", {}).get(name, 0)

@@ -8,10 +8,11 @@ import msgspec
 
 from callpool.licensing.capacity import LICENSE_TYPES, POOL_TYPES
 from callpool.manager.ledger import ACTIVE
+from callpool.manager.standing import is_reset
 from callpool.manager.store.database import Row, Tx
 
 #: What of a device's report is shown as it came.
-_REPORTED = ("actual", "in_use", "peak", "local", "maximum", "refused", "alarms", "software")
+_REPORTED = ("actual", "in_use", "peak", "local", "maximum", "refused", "alarms", "software", "mode")
 
 
 def pool(tx: Tx, now: float) -> dict[str, Any]:
@@ -106,6 +107,8 @@ def _unit(r: Row, held: dict[str, tuple[int, int]], now: float) -> dict[str, Any
         status = "locked"
     elif r["released"]:
         status = "released"
+    elif is_reset(r):
+        status = "reset"
     elif r["public_key"]:
         status = "enrolled"
     remote = dict.fromkeys(POOL_TYPES, 0)
