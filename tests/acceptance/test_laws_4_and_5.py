@@ -7,6 +7,7 @@ import contextlib
 import json
 import random
 import shutil
+import signal
 import subprocess
 import sys
 import time
@@ -20,7 +21,7 @@ from lawkit import LabMaker
 from callpool.device.control import ask
 from callpool.device.flash import Flash
 from callpool.device.gate.rpc import Rpc
-from callpool.device.record import open_record
+from callpool.device.record import FlashRecord, open_record
 from callpool.device.settings import Layout
 from callpool.host.ports import free_port
 from callpool.host.process import end_group, identify
@@ -29,6 +30,7 @@ from callpool.lab.handle import LabHandle
 from callpool.lab.processes import spawn, stop, wait_for
 from callpool.licensing.capacity import SBC_SESSIONS
 from callpool.licensing.errors import CallpoolError
+from callpool.wire.messages import CONTACT_PATH
 
 LEASE = 12.0
 
@@ -150,6 +152,11 @@ def test_a_flash_that_was_altered_or_belongs_to_another_device_is_refused_by_nam
     lab.await_device("sbc-b")
 
 
+def journal(directory: Path) -> list[dict[str, Any]]:
+    """Return a device's journal."""
+    return [json.loads(line) for line in (directory / "journal.jsonl").read_text().splitlines()]
+
+
 def enforced_by_kamailio(gate: Path) -> int:
     """Ask Kamailio itself, without the core, what it admits now."""
 
@@ -167,12 +174,18 @@ def enforced_by_kamailio(gate: Path) -> int:
     return int(next(s[4] for s in steps if int(s[0]) == 0 or now < int(s[0])))
 
 
-def in_flash(directory: Path) -> int:
-    """Read what the flash alone says is applied."""
+def record_of(directory: Path) -> FlashRecord:
+    """Read the flash without the core."""
     layout = Layout(directory)
     record = Flash(layout.flash, layout.load_secret()).load()
     assert record is not None
-    return open_record(record, layout.load()).license.actual_at(time.time()).get(SBC_SESSIONS)
+    return record
+
+
+def in_flash(directory: Path) -> int:
+    """Read what the flash alone says is applied."""
+    opened = open_record(record_of(directory), Layout(directory).load())
+    return opened.license.actual_at(time.time()).get(SBC_SESSIONS)
 
 
 @pytest.mark.parametrize(
@@ -226,15 +239,68 @@ def small_flash(make_lab: LabMaker) -> Iterator[LabHandle]:
         subprocess.run(["umount", str(flash)], check=True)
 
 
+def fill(flash: Path) -> Path:
+    """Leave no room beside the flash; return what takes it."""
+    ballast = flash / "ballast"
+    with contextlib.suppress(OSError), ballast.open("wb", buffering=0) as out:
+        while out.write(b"x" * 512):
+            pass
+    return ballast
+
+
+def test_a_grant_that_arrives_and_cannot_be_written_is_neither_enforced_nor_acknowledged(
+    small_flash: LabHandle,
+) -> None:
+    lab = small_flash
+    device = lab.device("sbc-a")
+    directory, gate = Path(device.directory), Path(device.directory) / "gate"
+
+    def unit() -> dict[str, Any]:
+        (found,) = lab.call("GET", "/devices")["devices"]
+        return dict(found["units"][0])
+
+    def asked() -> bool:
+        pending = record_of(directory).pool.pending
+        return pending is not None and pending.path == CONTACT_PATH
+
+    def quiet() -> bool:
+        return not asked() and not unit()["pending"]
+
+    wait_for("the grant before to be acknowledged", quiet, seconds=60)
+    applied, before = unit()["applied_version"], len(journal(directory))
+    # The request is written and sent, the manager holds its answer back, and the disk is full
+    # by the time that the raised grant arrives.
+    lab.send("sbc-a", signal.SIGSTOP)
+    lab.allocate("sbc-a", sbc_sessions=40)
+    lab.send("manager", signal.SIGSTOP)
+    lab.send("sbc-a", signal.SIGCONT)
+    lab.ask("sbc-a", "pull")
+    wait_for("the request to be written", asked, seconds=60)
+    ballast = fill(Path(device.flash))
+    lab.send("manager", signal.SIGCONT)
+    wait_for(
+        "the device to say so",
+        lambda: "reply_refused" in {e["event"] for e in journal(directory)[before:]},
+        seconds=60,
+    )
+    assert enforced_by_kamailio(gate) == 10
+    assert lab.row("sbc-a", SBC_SESSIONS)["actual"] == 10
+    assert in_flash(directory) == 10
+    assert "enforced" not in {e["event"] for e in journal(directory)[before:]}
+    assert unit()["applied_version"] == applied
+    ballast.unlink()
+    lab.ask("sbc-a", "pull")
+    lab.await_actual("sbc-a", SBC_SESSIONS, 40)
+    assert enforced_by_kamailio(gate) == in_flash(directory) == 40
+    wait_for("it to be acknowledged", lambda: unit()["applied_version"] > applied, seconds=60)
+
+
 def test_what_cannot_be_written_is_not_enforced_and_nothing_is_lost_when_space_returns(
     small_flash: LabHandle,
 ) -> None:
     lab = small_flash
     flash, gate = Path(lab.device("sbc-a").flash), Path(lab.device("sbc-a").directory) / "gate"
-    ballast = flash / "ballast"
-    with contextlib.suppress(OSError), ballast.open("wb", buffering=0) as out:
-        while out.write(b"x" * 512):
-            pass
+    ballast = fill(flash)
     lab.allocate("sbc-a", sbc_sessions=40)
 
     def alarms() -> set[str]:
