@@ -12,6 +12,7 @@ from callpool.host.console import say
 from callpool.licensing.errors import CallpoolError
 from callpool.manager import inventory
 from callpool.manager.core import FIRST_OPERATOR, Manager
+from callpool.manager.restore import accept
 from callpool.manager.settings import Layout, Settings, load, save, split_listen
 from callpool.wire.keys import PublicKey
 from callpool.wire.tokens import join
@@ -63,6 +64,9 @@ def init(
     retry_seconds: Annotated[float, typer.Option(help="Between retries at first.", min=0.1)] = (
         Settings().retry_seconds
     ),
+    grant_journal: Annotated[
+        str, typer.Option(help="File of the grant journal; on another disk than --dir is best.")
+    ] = "",
     lab_clock: Annotated[str, typer.Option(help="A lab's clock file.")] = "",
 ) -> None:
     """Make a manager: keys, certificates, database, first operator."""
@@ -74,6 +78,7 @@ def init(
         lease_seconds=lease_seconds,
         poll_seconds=poll_seconds,
         retry_seconds=retry_seconds,
+        grant_journal=str(Path(grant_journal).absolute()) if grant_journal else "",
         lab_clock=str(Path(lab_clock).absolute()) if lab_clock else "",
     )
     manager = Manager.create(Layout(directory), settings)
@@ -131,6 +136,18 @@ def roll_key(
     book = manager.identity.roll(now, old_valid_days * 86_400)
     manager.change(_LOCAL, _HERE, lambda c: c.journal("key_rolled", key_set=book.serial))
     say(f"Key set {book.serial} is in force.")
+
+
+@manager_app.command("accept-restore")
+def accept_restore(
+    directory: Directory,
+    reason: Annotated[str, typer.Option(help="Why it is safe; kept in the journal.")],
+    operator: Annotated[str, typer.Option(help="Who decides; kept in the journal.")] = _LOCAL,
+) -> None:
+    """Give again at once, though not every device has reported since a restoration."""
+    manager = Manager(Layout(directory))
+    manager.change(operator, _HERE, lambda c: accept(c, reason))
+    say("The restored state has ended; what is free is given again.")
 
 
 @manager_app.command()

@@ -5,13 +5,14 @@ Contact values tell a clone from its original. Each good contact hands out the n
 - the same value with the nonce of the last request is that request repeated: it gets the same
   reply again, byte for byte;
 - the previous value with another nonce is a lost reply: accepted once;
+- a value of this manager's own that is newer: the database was restored from a backup
+  (`restore.py`);
 - anything else is a copied or rolled-back machine: the unit is locked until an operator
   decides, and its lease is not renewed.
 """
 
 from __future__ import annotations
 
-import secrets
 from dataclasses import dataclass
 
 import msgspec
@@ -31,6 +32,7 @@ from callpool.manager.ledger import (
     settle_unit,
     unit_by_serial,
 )
+from callpool.manager.restore import judge, newer, next_contact
 from callpool.manager.settings import Settings
 from callpool.manager.standing import is_reset, note_reset
 from callpool.manager.store.database import Row, Tx
@@ -108,7 +110,8 @@ def contact(
         return Answer(reply=unit["last_reply"])
     last = msgspec.json.decode(unit["report"]) if unit["report"] else {}
     current = request.contact == unit["contact_current"]
-    if not current:
+    fresh = newer(identity.anchor, unit, request.contact)
+    if not current and not fresh:
         previous = request.contact == unit["contact_previous"]
         if previous and request.time < last.get("time", 0.0):
             # A request that was overtaken by a later one: old news, and no sign of a clone.
@@ -125,6 +128,9 @@ def contact(
             )
             change.journal("unit_locked", serial=request.serial, reason=STALE_CONTACT)
             return Answer(refusal=_locked(STALE_CONTACT, request.serial))
+    refusal = judge(change, unit, request, fresh=fresh)
+    if refusal is not None:
+        return Answer(refusal=refusal)
     if abs(skew) > SKEW_REPORTED:
         change.journal("clock_skew", serial=request.serial, skew=skew)
     unit = _take_report(change, unit, request, current=current)
@@ -241,7 +247,7 @@ def _reply(
         serial=unit["serial"],
         time=change.now,
         status=status,
-        contact=secrets.token_urlsafe(18),
+        contact=next_contact(identity.anchor, unit, request.contact),
         grant=GrantMessage(
             version=unit["grant_version"],
             apply=device["apply"],
@@ -273,7 +279,8 @@ def _reply(
         " WHERE serial = :serial",
         used=request.contact,
         next=answer.contact,
-        lost=request.contact != unit["contact_current"],
+        lost=request.contact != unit["contact_current"]
+        and not newer(identity.anchor, unit, request.contact),
         asked=f"{request.contact} {request.nonce}",
         reply=reply,
         keys=book.serial,

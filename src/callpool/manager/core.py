@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import secrets
 from collections.abc import Callable
+from pathlib import Path
 from typing import Final, TypeVar
 
 import msgspec
@@ -16,9 +17,11 @@ from callpool.licensing.order import POOL_ORDER, SMART_ORDER, PurchaseOrder
 from callpool.manager import authority, authority_ledger
 from callpool.manager.access import add_operator
 from callpool.manager.change import CLOCK, Change, keep_elapsed, read_elapsed
+from callpool.manager.grant_journal import Entry, GrantJournal
 from callpool.manager.identity import Identity
 from callpool.manager.inventory import DEFAULT_TENANT, add_tenant
 from callpool.manager.pools import due, import_order, refill, sweep
+from callpool.manager.restore import Grants, end_if_over
 from callpool.manager.settings import Layout, Settings, load, save
 from callpool.manager.store.database import Database, Tx
 from callpool.wire.envelope import ORDER, trust, verify
@@ -52,6 +55,10 @@ class Manager:
         self.identity = Identity(layout)
         self.database = Database(layout.database)
         self.database.migrate()
+        journal = (
+            Path(self.settings.grant_journal) if self.settings.grant_journal else layout.grants
+        )
+        self.grants = Grants(self.database, GrantJournal(journal))
         #: Called after a change that some unit has to pull; set by the hints' hub.
         self.on_hint: Callable[[], None] = lambda: None
 
@@ -81,11 +88,12 @@ class Manager:
         """Run `work` as one change: what the clock brought is done first, all is on disk last.
 
         Raises what `work` raises; LicenseError `pool_exceeded` where the database itself
-        refused (law 1).
+        refused (law 1); CallpoolError `grant_journal_unusable`: the change stands, its answer
+        does not leave.
         """
         made: Change | None = None
 
-        def run(tx: Tx) -> T:
+        def run(tx: Tx) -> tuple[T, tuple[int, Entry | None]]:
             nonlocal made
             now = self.clock.now()
             elapsed, keep = read_elapsed(tx, now)
@@ -99,21 +107,25 @@ class Manager:
                 who=who,
                 source=source,
             )
+            self.grants.begin(made)
             if due(made):
                 sweep(made)
             if authority_ledger.due(made):
                 authority_ledger.sweep(made)
+            end_if_over(made)
             result = work(made)
+            end_if_over(made)
             if made.freed:
                 refill(made)
-            return result
+            return result, self.grants.end(made)
 
         try:
-            result = self.database.write(run)
+            result, written = self.database.write(run)
         except IntegrityError as error:
             raise LicenseError(
                 "pool_exceeded", "The database refused the change: it would oversell the pool."
             ) from error
+        self.grants.written(*written)
         if made is not None and made.hinted:
             self.on_hint()
         return result
@@ -132,7 +144,7 @@ class Manager:
                 who=CLOCK,
                 source="",
             )
-            return keep or due(looked) or authority_ledger.due(looked)
+            return keep or due(looked) or authority_ledger.due(looked) or self.grants.due(looked)
 
         if not self.database.read(look):
             return False

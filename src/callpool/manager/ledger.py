@@ -27,6 +27,7 @@ from callpool.licensing.pool import (
     slices,
 )
 from callpool.manager.change import Change
+from callpool.manager.restored import restored
 from callpool.manager.standing import takes
 from callpool.manager.store.database import Row
 from callpool.wire.messages import GrantMessage, SliceMessage
@@ -56,9 +57,18 @@ def grant_of(unit: Row, apply: str) -> Grant:
 
 
 def lines(change: Change, name: str) -> list[Line]:
-    """Return the order lines of one license type that are not over."""
+    """Return the order lines of one license type that are not over.
+
+    A manager that was restored from a backup does not know what is free: nothing is.
+    """
+    unknown = restored(change.tx) is not None
     return [
-        Line(order_id=r["order_id"], starts=r["starts"], ends=r["ends"], free=r["free"])
+        Line(
+            order_id=r["order_id"],
+            starts=r["starts"],
+            ends=r["ends"],
+            free=0 if unknown else r["free"],
+        )
         for r in change.tx.rows(
             "SELECT l.order_id, o.starts, o.ends, l.count - l.held AS free"
             " FROM order_line l JOIN purchase_order o ON o.order_id = l.order_id"
@@ -130,7 +140,7 @@ def targets(change: Change, device: Row) -> dict[str, int]:
     }
 
 
-def _write(
+def write_holdings(
     change: Change,
     serial: str,
     tenant_id: int,
@@ -138,6 +148,7 @@ def _write(
     before: Sequence[Holding],
     after: Mapping[Key, Holding],
 ) -> None:
+    """Bring a unit's rows of one license type from `before` to `after`."""
     old = {h.key: h for h in before}
     for key, h in after.items():
         values: dict[str, Any] = {
@@ -216,7 +227,7 @@ def regrant(change: Change, device: Row) -> None:
                     granted=count,
                     held=max(have.get(key, 0), count),
                 )
-            _write(change, serial, device["tenant_id"], name, rows, after)
+            write_holdings(change, serial, device["tenant_id"], name, rows, after)
     for unit in units:
         _keep_grant(change, unit, device["apply"], content[unit["serial"]], ends)
 
@@ -291,7 +302,7 @@ def settle_unit(change: Change, unit: Row) -> dict[str, int]:
     freed: dict[str, int] = {}
     for name, rows in mine.items():
         after = settle(rows, [g.get(name, {}) for g in grants], int(in_use.get(name, 0)))
-        _write(change, unit["serial"], tenant_id, name, rows, {h.key: h for h in after})
+        write_holdings(change, unit["serial"], tenant_id, name, rows, {h.key: h for h in after})
         lowered = sum(h.held for h in rows) - sum(h.held for h in after)
         if lowered:
             freed[name] = lowered

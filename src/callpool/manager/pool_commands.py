@@ -20,6 +20,7 @@ from callpool.manager.pool_tables import (
     devices_table,
     journal_table,
     orders_table,
+    restored_note,
     types_table,
     wide_table,
 )
@@ -114,6 +115,8 @@ def show(
     """Show the pool: what is purchased, allocated, held and in use."""
 
     def tables(value: dict[str, Any]) -> None:
+        if value["restored"]:
+            say(restored_note(value["restored"], moment))
         console.print(types_table(value))
         console.print(wide_table(value, moment) if wide else devices_table(value, day))
 

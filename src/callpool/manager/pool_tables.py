@@ -29,6 +29,16 @@ def types_table(value: Mapping[str, Any]) -> Table:
     return table
 
 
+def restored_note(state: Mapping[str, Any], day: Moment) -> str:
+    """Return what operators are told while a restored manager learns."""
+    missing = ", ".join(state["waiting_for"]) or "no one"
+    known = "its grant journal tells" if state["journal_agrees"] else "NOTHING tells"
+    return (
+        f"RESTORED from a backup on {day(state['since'])}: {known} what devices hold; nothing "
+        f"grows until {day(state['ends_at_latest'])} at the latest. Not reported: {missing}."
+    )
+
+
 def _each(counts: Mapping[str, int] | None, types: list[str]) -> str:
     return "/".join(str((counts or {}).get(name, 0)) for name in types) if counts else "-"
 

@@ -26,6 +26,8 @@ from callpool.manager.ledger import (
     settle_unit,
     units_of,
 )
+from callpool.manager.restore import charge
+from callpool.manager.restored import check_may_grow
 from callpool.manager.standing import in_smart_mode, is_reset
 from callpool.manager.store.database import Row
 
@@ -68,6 +70,7 @@ def import_order(change: Change, order: PurchaseOrder, envelope: str) -> Purchas
         starts=order.starts,
         ends=order.ends,
     )
+    charge(change, order.order_id)
     renew_all(change)
     return order
 
@@ -121,6 +124,7 @@ def allocate(change: Change, device: Row, wanted: Mapping[str, object]) -> list[
 
 
 def _check_room(change: Change, device: Row, name: str, count: int) -> None:
+    check_may_grow(change.tx)
     units = units_of(change, device["device_id"])
     own = [
         sum(h.held for h in holdings(change, u["serial"])[name] if h.since == 0.0) for u in units

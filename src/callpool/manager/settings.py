@@ -2,6 +2,7 @@
 
 manager.json        configuration (this module)
 manager.db          the database
+grants/journal      the grant journal, unless manager.json names another file
 admin.password      the first operator's password, mode 0600
 identity/           anchor, signing keys, certificate authority, TLS certificate
 """
@@ -41,6 +42,9 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     #: and this often later.
     retry_later_seconds: float = 4 * 3_600.0
     retry_later_after: float = 2 * 3_600.0
+    #: The grant journal; empty for `grants/journal` in the manager's directory. Another disk than
+    #: the database's is better.
+    grant_journal: str = ""
     #: The file of a lab's shared clock; empty in real life.
     lab_clock: str = ""
 
@@ -87,6 +91,7 @@ class Layout:
         self.database = directory / "manager.db"
         self.password = directory / "admin.password"
         self.identity = directory / "identity"
+        self.grants = directory / "grants" / "journal"
         self.ca = self.identity / "ca.pem"
         self.certificate = self.identity / "tls.pem"
         self.certificate_key = self.identity / "tls-key.pem"

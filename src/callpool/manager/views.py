@@ -7,12 +7,23 @@ from typing import Any
 import msgspec
 
 from callpool.licensing.capacity import LICENSE_TYPES, POOL_TYPES
+from callpool.manager import restored
 from callpool.manager.ledger import ACTIVE
 from callpool.manager.standing import is_reset
 from callpool.manager.store.database import Row, Tx
 
 #: What of a device's report is shown as it came.
-_REPORTED = ("actual", "in_use", "peak", "local", "maximum", "refused", "alarms", "software", "mode")
+_REPORTED = (
+    "actual",
+    "in_use",
+    "peak",
+    "local",
+    "maximum",
+    "refused",
+    "alarms",
+    "software",
+    "mode",
+)
 
 
 def pool(tx: Tx, now: float) -> dict[str, Any]:
@@ -58,6 +69,7 @@ def pool(tx: Tx, now: float) -> dict[str, Any]:
     return {
         "time": now,
         "product_key": tx.meta("product_key"),
+        "restored": restored.shown(tx),
         "types": _types(tx, now),
         "tenants": tenants(tx),
         "devices": list(devices.values()),

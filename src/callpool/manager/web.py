@@ -62,6 +62,7 @@ _STATUS: Final = {
     "token_expired": 403,
     "token_used_up": 403,
     "stale_contact": 409,
+    "manager_restored": 503,
     "unit_locked": 409,
     "older_report": 409,
     "no_vendor_key": 409,

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import secrets
 import shutil
+import sqlite3
 import tempfile
+from collections import defaultdict
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -95,10 +98,63 @@ class Model:
         self.devices: dict[str, ModelDevice] = {}
         self.orders: list[PurchaseOrder] = []
         self.shares: dict[str, dict[str, int | None]] = {}
+        #: The largest share that an operator has set, per tenant and type.
+        self.most_shares: defaultdict[tuple[str, str], int] = defaultdict(int)
 
     def close(self) -> None:
         self.manager.close()
         shutil.rmtree(self.directory)
+
+    # -- backups and crashes
+
+    def backup(self) -> Path:
+        """Copy the database; returns the copy."""
+        copy = self.directory / f"backup-{secrets.token_hex(4)}.db"
+        with (
+            contextlib.closing(sqlite3.connect(self.manager.database.file)) as source,
+            contextlib.closing(sqlite3.connect(copy)) as target,
+        ):
+            source.backup(target)
+        return copy
+
+    def reopen(self, copy: Path | None = None, *, journal: bool = True) -> None:
+        """End the manager and start it anew, from an old `copy` of its database if given.
+
+        Without `journal` the grant journal is lost as well.
+        """
+        layout = self.manager.layout
+        self.manager.close()
+        if copy is not None:
+            for tail in ("", "-wal", "-shm"):
+                layout.database.with_name(layout.database.name + tail).unlink(missing_ok=True)
+            shutil.copy(copy, layout.database)
+            if not journal:
+                layout.grants.unlink(missing_ok=True)
+        self.manager = Manager(layout)
+        self.manager.clock = self.clock
+        if copy is not None:
+            self._know_again()
+
+    def _know_again(self) -> None:
+        """Take the books as the backup has them: what came later is unknown to the manager.
+
+        What is purchased stays purchased (its orders can be imported again), and a tenant may
+        have the larger of both shares until its devices have followed.
+        """
+        self.manager.sweep()
+        for row in self.manager.database.read(
+            lambda tx: tx.rows(
+                "SELECT t.name, s.type, s.share FROM tenant t JOIN tenant_share s"
+                " ON s.tenant_id = t.tenant_id"
+            )
+        ):
+            shares = self.shares.get(row["name"], {})
+            was = shares.get(row["type"])
+            if was is not None and row["share"] is not None:
+                # The manager may learn, but never beyond what an operator has set.
+                assert row["share"] <= max(was, self.most_shares[row["name"], row["type"]])
+            share = row["share"]
+            shares[row["type"]] = None if was is None or share is None else max(was, share)
 
     def change(self, work: Callable[[Change], T]) -> T:
         return self.manager.change("tester", "here", work)
