@@ -8,6 +8,8 @@ import msgspec
 
 from callpool.device.alarms import span
 from callpool.device.smart_record import SmartRecord
+from callpool.device.smart_schedule import SmartTimer, timers
+from callpool.licensing.admission import NO_LICENSE, REASONS
 from callpool.licensing.smart import Registration
 from callpool.licensing.smart_events import Moment
 from callpool.licensing.smart_numbers import (
@@ -16,7 +18,8 @@ from callpool.licensing.smart_numbers import (
     USP_AGENT_STATE,
     USP_LICENSE_STATE,
 )
-from callpool.licensing.smart_policy import admits, listens
+from callpool.licensing.smart_policy import call_policy as policy_of
+from callpool.licensing.smart_policy import listens
 
 
 class SmartStatus(msgspec.Struct, frozen=True, kw_only=True):
@@ -27,6 +30,9 @@ class SmartStatus(msgspec.Struct, frozen=True, kw_only=True):
     state_number: int
     #: What calls do now: allow or reject, under which call policy.
     calls: str
+    #: Why they are refused: the reason's stable code and its words; empty where they are not.
+    refusal: str
+    refusal_text: str
     call_policy: str
     #: How calls per second are judged: instant or window.
     cps_policy: str
@@ -65,6 +71,8 @@ class SmartStatus(msgspec.Struct, frozen=True, kw_only=True):
     failing_since: float | None
     failure_code: str
     failure: str
+    #: Every timer that runs, in order of time.
+    timers: tuple[SmartTimer, ...]
 
 
 def smart_status(
@@ -75,10 +83,16 @@ def smart_status(
     given, dates = agent.authorization, agent.certificate
     left = agent.left(now)
     registration: Registration = agent.registration
+    refusal = policy_of(call_policy)[agent.effective]
+    if not refusal and not agent.count:
+        refusal = NO_LICENSE
+    words = "no count is configured" if refusal == NO_LICENSE else REASONS.get(refusal, "")
     return SmartStatus(
         state=agent.state.value,
         state_number=USP_AGENT_STATE[agent.state],
-        calls="allow" if admits(agent, call_policy) else "reject",
+        calls="reject" if refusal else "allow",
+        refusal=refusal,
+        refusal_text=words,
         call_policy=call_policy,
         cps_policy=cps_policy,
         listening=listens(agent, call_policy),
@@ -110,6 +124,7 @@ def smart_status(
         failing_since=agent.failing_since or agent.register_failing_since,
         failure_code=agent.failure_code,
         failure=agent.failure,
+        timers=timers(agent, now, call_policy),
     )
 
 

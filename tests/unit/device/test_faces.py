@@ -4,20 +4,24 @@ import os
 import ssl
 from pathlib import Path
 from typing import Any
+from xml.etree import ElementTree
 
 import msgspec
 import pytest
 from cryptography import x509
-from device_world import World
+from device_world import DAY, World
 from litestar.testing import AsyncTestClient
 from smart_authority import SmartWorld
 
 from callpool.device.errors import DeviceError
 from callpool.device.faces.certificate import keep_certificate, make_certificate
-from callpool.device.faces.pages import make_app, render
+from callpool.device.faces.diagram import draw
+from callpool.device.faces.pages import make_app, render, render_smart
 from callpool.device.faces.reader import Reader
 from callpool.device.settings import Layout
 from callpool.device.status import Status
+from callpool.licensing.smart import RULES, State
+from callpool.licensing.smart_policy import CALL_POLICIES
 
 
 async def status_of(tmp_path: Path) -> Status:
@@ -68,19 +72,90 @@ async def test_the_page_shows_state_mode_and_deadlines_of_smart_licensing(tmp_pa
     await world.crash()
 
 
+async def test_the_smart_page_tells_state_calls_timers_and_the_log(tmp_path: Path) -> None:
+    world = SmartWorld(tmp_path / "device")
+    await world.start()
+
+    def page() -> str:
+        return " ".join(render_smart(world.agent.status(), world.layout.smart_log).split())
+
+    shown = page()
+    assert '<p class="state-name">Unconfigured</p>' in shown
+    assert "New calls are refused: smart licensing is not enabled." in shown
+    await world.tell("enable")
+    assert "New calls are refused: no count is configured." in page()
+    await world.tell("count", count=50)
+    shown = page()
+    assert "Calls are admitted, up to 50 a second" in shown
+    assert '<td class="when">2027-04-15 08:00:00 UTC</td><th scope="row">Evaluation ends' in shown
+    assert "EvalExpired: new calls are refused, the evaluation period has ended." in shown
+    await world.tell("register", token=world.authority.token)
+    shown = page()
+    # 30, 90, 180 and 365 days from 2027-01-15 08:00.
+    for when, what in (
+        ("2027-02-14 08:00:00", "Authorization is asked for"),
+        ("2027-04-15 08:00:00", "Authorization ends if it is not renewed"),
+        ("2027-07-14 08:00:00", "ID certificate is renewed"),
+        ("2028-01-15 08:00:00", "ID certificate ends if it is not renewed"),
+    ):
+        assert f'{when} UTC</td><th scope="row">{what}' in shown, what
+    assert "AuthorizationExpired: calls are admitted." in shown
+    assert "The registration ends. Unidentified: calls are admitted." in shown
+    assert "<strong>AuthRenewSuccess</strong>" in shown
+    world.link.down = True
+    await world.go(31 * DAY)
+    shown = page()
+    assert "notification listen mode tells of the failure" in shown
+    assert "smart_renewal_failed" in shown
+    await world.agent.smart.close()
+    await world.crash()
+
+
+@pytest.mark.parametrize("policy", list(CALL_POLICIES))
+@pytest.mark.parametrize("state", list(State))
+def test_the_diagram_marks_the_state_and_shows_every_way_of_the_table(
+    state: State, policy: str
+) -> None:
+    drawn = ElementTree.fromstring(draw(state, policy))  # noqa: S314 - our own
+    groups = {g.findtext("text"): g.attrib["class"] for g in drawn.iter("g")}
+    assert set(groups) == {s.value for s in State}
+    assert [name for name, kind in groups.items() if "current" in kind] == [state.value]
+    for other, reason in CALL_POLICIES[policy].items():
+        assert ("refuses" in groups[other.value].split()) is bool(reason)
+    ways = {(r.source, r.target) for r in RULES if r.source is not r.target}
+    lines = [p for p in drawn.iter("path") if p.attrib["class"].startswith("arrow")]
+    assert len(lines) == len(ways)
+    bold = [p for p in lines if p.attrib["class"] == "arrow next"]
+    assert len(bold) == len({way for way in ways if way[0] is state})
+    names = {t.text for t in drawn.iter("tspan")}
+    assert names == {
+        r.event.value.replace("_", " ") for r in RULES if r.source is state is not r.target
+    }
+
+
 async def test_what_comes_from_elsewhere_is_escaped(tmp_path: Path) -> None:
     evil = "<script>alert(1)</script>"
     status = msgspec.structs.replace(
         await status_of(tmp_path), product_key=evil, manager=evil, refused={evil: 1}
     )
     assert "<script" not in render(status)
+    world = SmartWorld(tmp_path / "smart")
+    await world.start()
+    log = tmp_path / "sml.log"
+    log.write_text(f"2027-01-15T08:00:00Z ERROR {evil} {evil}\n\nodd\n" * 3)
+    shown = render_smart(world.agent.status(), log)
+    assert "<script" not in shown
+    assert "&lt;script&gt;" in shown
+    assert "Nothing yet." in render_smart(world.agent.status(), tmp_path / "none")
+    await world.agent.smart.close()
+    await world.crash()
     assert "&lt;script&gt;" in render(status)
 
 
 async def test_every_answer_forbids_scripts_and_caching(tmp_path: Path) -> None:
-    app = make_app(OneStatus(await status_of(tmp_path)))
+    app = make_app(OneStatus(await status_of(tmp_path)), tmp_path / "sml.log")
     async with AsyncTestClient(app) as client:
-        for path in ("/license-key", "/status.json", "/style.css"):
+        for path in ("/license-key", "/smart", "/status.json", "/style.css"):
             answer = await client.get(path)
             assert answer.status_code == 200
             policy = answer.headers["content-security-policy"]
@@ -95,7 +170,7 @@ async def test_every_answer_forbids_scripts_and_caching(tmp_path: Path) -> None:
 
 
 async def test_a_core_that_is_away_is_said_on_the_page(tmp_path: Path) -> None:
-    app = make_app(OneStatus(DeviceError("not_running", "No device runs.")))
+    app = make_app(OneStatus(DeviceError("not_running", "No device runs.")), tmp_path / "sml.log")
     async with AsyncTestClient(app) as client:
         page = await client.get("/license-key")
         assert page.status_code == 503

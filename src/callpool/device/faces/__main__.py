@@ -24,7 +24,7 @@ async def serve(layout: Layout) -> None:
     keep_certificate(layout, host)
     server = uvicorn.Server(
         uvicorn.Config(
-            make_app(Reader(layout.control)),
+            make_app(Reader(layout.control), layout.smart_log),
             host=host,
             port=port,
             ssl_certfile=str(layout.pages_certificate),

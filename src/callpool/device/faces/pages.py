@@ -1,4 +1,4 @@
-"""The License Key page: server-rendered, read-only, no script.
+"""The License Key and Smart Licensing pages: server-rendered, read-only, no script.
 
 There is no sign-in yet, so the pages listen on the loopback address unless told otherwise.
 """
@@ -6,6 +6,7 @@ There is no sign-in yet, so the pages listen on the loopback address unless told
 from __future__ import annotations
 
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import Final
 
 import jinja2
@@ -15,6 +16,7 @@ from litestar.response import Redirect
 
 from callpool.device.alarms import span
 from callpool.device.faces.reader import Reader
+from callpool.device.faces.smart_page import view
 from callpool.device.smart_status import rows
 from callpool.device.status import Status
 from callpool.licensing.errors import CallpoolError
@@ -56,6 +58,13 @@ def render(status: Status) -> str:
     return _PAGES.get_template("license_key.html.j2").render(now=status)
 
 
+def render_smart(status: Status, log: Path) -> str:
+    """Return the Smart Licensing page; `log` is sml.log."""
+    smart = status.smart
+    seen = None if smart is None else view(status, smart, log)
+    return _PAGES.get_template("smart.html.j2").render(now=status, smart=smart, seen=seen)
+
+
 @get("/", include_in_schema=False)
 async def root() -> Redirect:
     """Lead to the License Key page."""
@@ -67,6 +76,13 @@ async def license_key(state: State) -> str:
     """Show the License Key page."""
     reader: Reader = state.reader
     return render(await reader.status())
+
+
+@get("/smart", media_type=MediaType.HTML, include_in_schema=False)
+async def smart_page(state: State) -> str:
+    """Show the Smart Licensing page."""
+    reader: Reader = state.reader
+    return render_smart(await reader.status(), state.smart_log)
 
 
 @get("/status.json")
@@ -89,11 +105,11 @@ def _refused(request: Request[object, object, State], error: CallpoolError) -> R
     return Response(page, status_code=503, media_type=MediaType.HTML)
 
 
-def make_app(reader: Reader) -> Litestar:
-    """Return the pages' application."""
+def make_app(reader: Reader, smart_log: Path) -> Litestar:
+    """Return the pages' application; `smart_log` is the device's sml.log."""
     return Litestar(
-        route_handlers=[root, license_key, status_json, style],
-        state=State({"reader": reader}),
+        route_handlers=[root, license_key, smart_page, status_json, style],
+        state=State({"reader": reader, "smart_log": smart_log}),
         exception_handlers={CallpoolError: _refused},
         response_headers=HEADERS,
         openapi_config=None,
