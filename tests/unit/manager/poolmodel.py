@@ -290,6 +290,35 @@ class Model:
                     theirs = [d.serial for d in self.devices.values() if d.tenant == tenant]
                     assert sum(used[s] for s in theirs) <= share, (name, tenant, used, share)
 
+    def check_tables(self) -> None:
+        """Law 1 in the database, summed anew."""
+        for r in self.manager.database.read(
+            lambda tx: [
+                *tx.rows(
+                    "SELECT l.count AS most, l.held, (SELECT coalesce(sum(h.held), 0) FROM holding"
+                    " h WHERE h.order_id = l.order_id AND h.type = l.type) AS total"
+                    " FROM order_line l"
+                ),
+                *tx.rows(
+                    "SELECT s.share AS most, s.held, (SELECT coalesce(sum(h.held), 0) FROM holding"
+                    " h WHERE h.tenant_id = s.tenant_id AND h.type = s.type AND h.since = 0)"
+                    " AS total FROM tenant_share s"
+                ),
+            ]
+        ):
+            assert r["total"] == r["held"]
+            assert r["most"] is None or r["held"] <= r["most"]
+
+    def tenants_as_known(self) -> None:
+        """Take each device's tenant as the manager has it."""
+        for r in self.manager.database.read(
+            lambda tx: tx.rows(
+                "SELECT u.serial, t.name FROM unit u JOIN device d ON d.device_id = u.device_id"
+                " JOIN tenant t ON t.tenant_id = d.tenant_id"
+            )
+        ):
+            self.devices[r["serial"]].tenant = r["name"]
+
     def held(self, serial: str, name: str = "sbc_sessions") -> int:
         return int(
             self.manager.database.read(
