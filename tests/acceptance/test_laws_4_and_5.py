@@ -117,7 +117,7 @@ def test_a_device_copied_to_a_second_machine_is_worth_at_most_one_lease(
         input=token, text=True, capture_output=True, timeout=180, check=False,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
-    lab.await_actual("sbc-a", SBC_SESSIONS, 10, seconds=30)
+    lab.await_actual("sbc-a", SBC_SESSIONS, 10)
 
 
 def locked(lab: LabHandle) -> bool:

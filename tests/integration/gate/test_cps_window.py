@@ -80,4 +80,4 @@ async def test_the_mean_of_five_minutes_refuses_calls_alone_and_ends_by_itself(
         async def admitted_again() -> bool:
             return bool((await r.calls(1)).answers == {200: 1})
 
-        await eventually(admitted_again, seconds=20)
+        await eventually(admitted_again)

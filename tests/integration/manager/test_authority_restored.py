@@ -22,7 +22,7 @@ from callpool.licensing.errors import CallpoolError
 def save(database: Path, copy: Path) -> None:
     """Back a database up while the manager runs on it."""
     with (
-        contextlib.closing(sqlite3.connect(database, timeout=10)) as source,
+        contextlib.closing(sqlite3.connect(database, timeout=60)) as source,
         contextlib.closing(sqlite3.connect(copy)) as target,
     ):
         source.backup(target)
@@ -200,7 +200,7 @@ def test_real_devices_outlive_a_restoration_or_say_what_to_do(lab: LabHandle) ->
         (row,) = lab.call("GET", "/smart/entitlements")["entitlements"]
         return bool(row["in_use"] == 55)
 
-    wait_for("proxy-1 to report", reported, seconds=30)
+    wait_for("proxy-1 to report", reported, seconds=60)
     told = lab.smart("proxy-1")
     assert (told["state"], told["instance_id"]) == ("Authorized", instance)
 
@@ -217,6 +217,6 @@ def test_real_devices_outlive_a_restoration_or_say_what_to_do(lab: LabHandle) ->
     wait_for(
         "95 of 100 to be in use",
         lambda: lab.call("GET", "/smart/entitlements")["entitlements"][0]["in_use"] == 95,
-        seconds=30,
+        seconds=60,
     )
     assert {a["kind"] for a in lab.call("GET", "/smart/alerts")["alerts"]} == {"authority_restored"}

@@ -108,7 +108,7 @@ def test_a_revoked_certificate_and_a_move_reach_the_devices_by_push(lab: Made) -
     wait_for(
         "proxy-2 to know its account",
         lambda: bool(handle.smart("proxy-2")["virtual_account"] == "lab"),
-        seconds=30,
+        seconds=60,
     )
     assert handle.smart("proxy-2")["state"] == "OutOfCompliance"
 
@@ -116,7 +116,7 @@ def test_a_revoked_certificate_and_a_move_reach_the_devices_by_push(lab: Made) -
     wait_for(
         "proxy-1 to be told",
         lambda: bool(handle.smart("proxy-1")["failure_code"] == "certificate_revoked"),
-        seconds=30,
+        seconds=60,
     )
     # One refusal is not the limit of three: calls go on, and the count is free already.
     assert handle.smart("proxy-1")["state"] == "Authorized"

@@ -5,6 +5,7 @@ import contextlib
 import json
 import os
 import stat
+import time
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,7 @@ from typing import Any
 import pytest
 
 from callpool.device import control as module
-from callpool.device.control import MAX_CONNECTIONS, MAX_LINE, Control, ask, short_path
+from callpool.device.control import MAX_CONNECTIONS, MAX_LINE, PACE, Control, ask, short_path
 from callpool.device.errors import DeviceError
 from callpool.licensing.errors import CallpoolError
 
@@ -75,12 +76,12 @@ async def test_a_line_without_end_costs_a_bounded_number_of_bytes(
 async def test_stuck_clients_are_bounded_and_let_go(
     control: Control, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(module, "IDLE", 0.3)
+    monkeypatch.setattr(module, "IDLE", 3.0)
     file = str(tmp_path / "control.sock")
     stuck = [await asyncio.open_unix_connection(file) for _ in range(MAX_CONNECTIONS)]
     for _, writer in stuck:
         writer.write(b'{"do":"ec')
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(60):
         while True:  # the server has taken them all once it refuses one more
             reader, writer = await asyncio.open_unix_connection(file)
             try:
@@ -90,7 +91,7 @@ async def test_stuck_clients_are_bounded_and_let_go(
                         break
             except TimeoutError:
                 stuck.append((reader, writer))
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(60):
         for reader, _ in stuck:
             assert await reader.read() == b""
     assert await asked(tmp_path / "control.sock", "echo", word="again") == "again"
@@ -118,16 +119,18 @@ async def test_a_flood_never_delays_the_loop(control: Control, tmp_path: Path) -
                 await writer.wait_closed()
 
     clients = [asyncio.create_task(flood()) for _ in range(MAX_CONNECTIONS)]
-    worst, end = 0.0, loop.time() + 1.0
-    while loop.time() < end:
-        began = loop.time()
+    # What this process spends: on a machine that has much else to do, time passes by itself.
+    worst, start = 0.0, loop.time()
+    while (spent := loop.time() - start) < 1.0 or (answers <= 50 and spent < 60.0):
+        began = time.process_time()
         await asyncio.sleep(0.01)
-        worst = max(worst, loop.time() - began - 0.01)
+        worst = max(worst, time.process_time() - began)
     for client in clients:
         client.cancel()
     await asyncio.gather(*clients, return_exceptions=True)
     assert answers > 50
-    assert answers < 2500, "each connection is paced"
+    spent = loop.time() - start
+    assert answers <= MAX_CONNECTIONS * (spent / PACE + 1), "each connection is paced"
     assert worst < 0.25
 
 
