@@ -18,7 +18,7 @@ from litestar.exceptions import HTTPException
 
 from callpool.host.console import say
 from callpool.licensing.errors import CallpoolError
-from callpool.manager import authority_api, device_api, operator_api, smart_api
+from callpool.manager import authority_api, device_api, operator_api, smart_api, usage_api
 from callpool.manager.access import Access
 from callpool.manager.core import Manager
 from callpool.manager.hints import Hub
@@ -57,6 +57,7 @@ def build(manager: Manager, port: int) -> Litestar:
             *authority_api.HANDLERS,
             *operator_api.HANDLERS,
             *smart_api.HANDLERS,
+            *usage_api.HANDLERS,
         ],
         lifespan=[running],
         state=State(

@@ -36,6 +36,7 @@ from callpool.manager.restore import judge, newer, next_contact
 from callpool.manager.settings import Settings
 from callpool.manager.standing import is_reset, note_reset
 from callpool.manager.store.database import Row, Tx
+from callpool.manager.usage import take_usage
 from callpool.wire.envelope import REPLY, sign
 from callpool.wire.keys import PublicKey
 from callpool.wire.messages import (
@@ -131,6 +132,7 @@ def contact(
     refusal = judge(change, unit, request, fresh=fresh)
     if refusal is not None:
         return Answer(refusal=refusal)
+    take_usage(change, request.serial, request.usage, settings)
     if abs(skew) > SKEW_REPORTED:
         change.journal("clock_skew", serial=request.serial, skew=skew)
     unit = _take_report(change, unit, request, current=current)
@@ -156,13 +158,14 @@ def _locked(code: str, serial: str) -> TrustError:
 
 def _take_report(change: Change, unit: Row, request: ContactRequest, *, current: bool) -> Row:
     """Keep the report; the current contact value proves that the last reply arrived."""
+    kept = msgspec.structs.replace(request, contact="", nonce="", usage=())
     change.tx.run(
         "UPDATE unit SET report = :report, last_contact = :now, hint_seen = hint_seq,"
         " floor_version = CASE WHEN :current THEN max(floor_version, sent_version)"
         "   ELSE floor_version END,"
         " keys_known = CASE WHEN :current THEN keys_sent ELSE keys_known END"
         " WHERE serial = :serial",
-        report=msgspec.json.encode(msgspec.structs.replace(request, contact="", nonce="")).decode(),
+        report=msgspec.json.encode(kept).decode(),
         now=change.now,
         current=current,
         serial=unit["serial"],
@@ -262,6 +265,7 @@ def _reply(
         retry_later_seconds=settings.retry_later_seconds,
         retry_later_after=settings.retry_later_after,
         restart=restart,
+        usage_seconds=settings.usage_seconds if listed else 0.0,
         key_set=book.envelope if unit["keys_known"] < book.serial else "",
     )
     reply = sign(identity.signer(unit["keys_known"], change.now), REPLY, answer)

@@ -24,12 +24,16 @@ from callpool.manager.pool_tables import (
     types_table,
     wide_table,
 )
+from callpool.manager.usage_commands import usage
 
 pool_app = typer.Typer(no_args_is_help=True, help="Operate the license pool.")
 
 Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 Name = Annotated[str, typer.Argument(help="The device's name.")]
 Counts = Annotated[list[str], typer.Argument(help="TYPE=COUNT; a bare number means sbc_sessions.")]
+
+
+pool_app.command()(usage)
 
 
 @pool_app.callback()

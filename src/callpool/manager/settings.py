@@ -45,6 +45,12 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     #: The grant journal; empty for `grants/journal` in the manager's directory. Another disk than
     #: the database's is better.
     grant_journal: str = ""
+    #: A device reports its use this often, by a whole contact; 0 for never.
+    usage_seconds: float = 300.0
+    #: Days for which use is kept by minute, by hour and by day.
+    usage_minute_days: int = 2
+    usage_hour_days: int = 60
+    usage_day_days: int = 5 * 365
     #: The file of a lab's shared clock; empty in real life.
     lab_clock: str = ""
 
@@ -54,6 +60,10 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
         positive = (self.lease_seconds, self.poll_seconds, self.retry_seconds)
         if not all(v > 0 for v in (*positive, self.retry_later_seconds, self.reclaim_poll_seconds)):
             raise ValueError("every duration is above 0 seconds")
+        if self.usage_seconds and self.usage_seconds < 60:
+            raise ValueError("usage_seconds is 60 or more, or 0 for no reports")
+        if not 1 <= self.usage_minute_days <= self.usage_hour_days <= self.usage_day_days:
+            raise ValueError("use is kept longer by hour than by minute, by day than by hour")
 
     def base_urls(self, port: int) -> frozenset[str]:
         """Return the URLs that a request may be signed for, without a path."""

@@ -1,0 +1,79 @@
+"""The operators' door to use: its course and what it says."""
+
+from __future__ import annotations
+
+from typing import Any, Final
+
+from litestar import Request, get
+
+from callpool.licensing.capacity import check_type
+from callpool.licensing.errors import LicenseError
+from callpool.licensing.usage import DAY
+from callpool.manager import usage_views
+from callpool.manager.operator_api import Answer, show
+from callpool.manager.usage_views import STEPS, Query
+
+AnyRequest = Request[Any, Any, Any]
+
+_FILTERS: Final = frozenset({"tenant", "device", "type", "from", "to", "since"})
+#: The window where none is asked for.
+_DAYS: Final = 7
+
+
+def query_of(request: AnyRequest, now: float, *more: str, pooled: bool = False) -> Query:
+    """Read what is asked from the address.
+
+    Raises LicenseError `bad_request` (an unknown filter, a time that is none, an empty window,
+    an unknown step) or `unknown_license_type`.
+    """
+    asked = request.query_params
+    for name in asked:
+        if name not in _FILTERS and name not in more:
+            raise LicenseError("bad_request", f"There is no filter {name[:40]!r} here.")
+    start, end = _time(asked.get("from"), "from"), _time(asked.get("to"), "to")
+    end = now if end is None else end
+    if start is None:
+        back = _time(asked.get("since"), "since")
+        start = end - (_DAYS * DAY if back is None else back)
+    if start >= end:
+        raise LicenseError("bad_request", "'from' lies before 'to'.")
+    name, by = asked.get("type", ""), asked.get("by", "hour")
+    if by not in STEPS:
+        raise LicenseError("bad_request", f"'by' is one of {', '.join(STEPS)}.")
+    return Query(
+        start=start,
+        end=end,
+        tenant=asked.get("tenant", ""),
+        device=asked.get("device", ""),
+        type=check_type(name, pooled=pooled) if name else "",
+        by=by,
+        after=asked.get("after", ""),
+    )
+
+
+def _time(text: str | None, name: str) -> float | None:
+    if text is None:
+        return None
+    whole, point, part = text.partition(".")
+    digits = text.isascii() and whole.isdecimal() and (not point or part.isdecimal())
+    if not digits or len(whole) > 10:
+        raise LicenseError("bad_request", f"{name!r} is a number of seconds.")
+    return float(text)
+
+
+@get("/api/v1/usage")
+async def show_usage(request: AnyRequest) -> Answer:
+    """Show the course of use by minute, hour or day."""
+    return await show(request, lambda tx, now: usage_views.course(tx, query_of(request, now, "by")))
+
+
+@get("/api/v1/usage/advice")
+async def show_advice(request: AnyRequest) -> Answer:
+    """Tell who can spare licenses and who is short."""
+    return await show(
+        request,
+        lambda tx, now: usage_views.advice(tx, query_of(request, now, "after", pooled=True), now),
+    )
+
+
+HANDLERS = (show_usage, show_advice)
