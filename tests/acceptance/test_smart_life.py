@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ssl
 import subprocess
 import sys
 import threading
@@ -9,6 +10,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
+import httpx
 import pytest
 from lawkit import LabMaker
 
@@ -120,6 +122,14 @@ class Life:
     def alarms(self) -> set[str]:
         return {a["code"] for a in self.lab.status(PROXY)["alarms"]}
 
+    def page(self) -> str:
+        """Fetch the Smart Licensing page over HTTPS, by the device's own certificate."""
+        device = self.lab.device(PROXY)
+        trusted = str(Layout(Path(device.directory)).pages_certificate)
+        context = ssl.create_default_context(cafile=trusted)
+        url = f"{device.pages}/smart"
+        return httpx.get(url, verify=context, trust_env=False, timeout=30).text
+
     def refused(self) -> dict[str, int]:
         return dict(self.lab.status(PROXY)["refused"])
 
@@ -138,6 +148,7 @@ async def test_the_whole_life_with_real_calls(life: Life) -> None:
     life.lab.call("POST", "/smart/virtual-accounts", {"name": "spare"})
     life.buy(100)
     assert life.smart()["state"] == "Unconfigured"
+    assert life.smart()["maximum"] == 1000, "the local key's word"
     assert "[smart_not_enabled]" in life.command("register", life.token(), status=1)
     await life.rejected("Unconfigured")
 
@@ -184,6 +195,7 @@ async def test_the_whole_life_with_real_calls(life: Life) -> None:
     life.clock.advance(60 * DAY)
     life.becomes("AuthorizationExpired", listening=True)
     await life.admitted("AuthorizationExpired")
+    assert "notification listen mode tells of the failure" in life.page()
 
     life.road.cut = False
     life.clock.advance(4 * 3600 + 1)
