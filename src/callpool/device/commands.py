@@ -17,6 +17,7 @@ from callpool.device.errors import DeviceError
 from callpool.device.modes import FLOATING_OFF
 from callpool.device.options import AsJson, Directory, TokenFile, token_from
 from callpool.device.reset import Outcome
+from callpool.device.service import waits_for
 from callpool.device.settings import DEFAULT_PAGES, Layout
 from callpool.device.setup import Plan, install_offline, set_up
 from callpool.device.smart_commands import smart_app
@@ -144,6 +145,8 @@ def _show(now: Status) -> None:
     say(f"Mode                   {now.mode}")
     say(f"License Server Status  {now.server_status}")
     say(f"In service             {f'No: {now.out_of_service}' if now.out_of_service else 'Yes'}")
+    if now.waiting and now.in_service:
+        say(f"Waiting                {waits_for(now.waiting)}")
     if now.product_key:
         say(f"Product key            {now.product_key}")
     if now.lease_end is not None and now.lease_seconds is not None:

@@ -38,7 +38,8 @@ def report(
     leased = held.remote is not None or held.applied is not None
     connected = last_contact is not None and al.CONTACT_LOST not in core.faults
     enrolled = opened.ring is not None
-    why = out_of_service(core.step(now))
+    waiting = opened.latest.waiting if opened.latest and not pool.removed else ()
+    why = out_of_service(core.step(now), waiting)
     managed = leased or (enrolled and pool.status == MANAGED)
     return Status(
         serial=core.settings.serial,
@@ -77,6 +78,7 @@ def report(
         managed=mode(core),
         in_service=not why,
         out_of_service=why,
+        waiting=waiting,
         smart=smart_report(core) if smart.used or core.settings.smart else None,
     )
 

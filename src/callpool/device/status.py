@@ -11,7 +11,7 @@ from callpool.device.smart_status import SmartStatus
 from callpool.licensing.capacity import FAR_END_USERS, LICENSE_TYPES, SBC_SESSIONS, Capacity
 from callpool.licensing.key import FEATURES
 from callpool.licensing.lease import DeviceLicense
-from callpool.wire.messages import MANAGED, NOT_LISTED, NOT_MANAGED
+from callpool.wire.messages import MANAGED, NOT_LISTED, NOT_MANAGED, WaitingMessage
 
 #: The software as reports and pages name it.
 SOFTWARE = f"callpool {__version__}"
@@ -80,6 +80,8 @@ class Status(msgspec.Struct, frozen=True, kw_only=True):
     #: Whether new calls are admitted, and if not, why.
     in_service: bool = True
     out_of_service: str = ""
+    #: What was asked for at the manager for this device and waits to be free, as last told.
+    waiting: tuple[WaitingMessage, ...] = ()
     #: Smart licensing; None on a device that has nothing to do with it.
     smart: SmartStatus | None = None
 

@@ -231,6 +231,16 @@ class RestartOrder(msgspec.Struct, frozen=True, kw_only=True):
     save: bool
 
 
+class WaitingMessage(msgspec.Struct, frozen=True, kw_only=True):
+    """What the unit's device waits for, of one license type."""
+
+    type: str
+    #: What the device is to have.
+    count: int
+    #: Why it waits, for people; it names nothing outside the device's tenant.
+    sentence: str
+
+
 class ContactReply(Message, frozen=True, kw_only=True):
     """The manager's answer: the grant, its lease, the next contact value."""
 
@@ -255,6 +265,8 @@ class ContactReply(Message, frozen=True, kw_only=True):
     retry_later_seconds: float
     retry_later_after: float
     restart: RestartOrder | None = None
+    #: The device's request that waits at the manager, per license type.
+    waiting: tuple[WaitingMessage, ...] = ()
     #: Seconds until the device reports its use unasked; 0 for never.
     usage_seconds: float = 0.0
     #: The key set in its own envelope, where the device may hold an older one.

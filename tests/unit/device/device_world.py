@@ -51,6 +51,7 @@ from callpool.wire.messages import (
     KeySet,
     RestartOrder,
     SigningKeyEntry,
+    WaitingMessage,
 )
 from callpool.wire.tokens import join
 
@@ -196,6 +197,7 @@ class WireManager:
         self.poll = 12 * 3600.0
         self.retry, self.later, self.later_after = 900.0, 4 * 3600.0, 7200.0
         self.restart: RestartOrder | None = None
+        self.waiting: tuple[WaitingMessage, ...] = ()
         self.requests: list[ContactRequest] = []
         self.envelopes: list[str] = []
         self.refuse: tuple[str, int] | None = None
@@ -246,6 +248,7 @@ class WireManager:
             "retry_later_seconds": self.later,
             "retry_later_after": self.later_after,
             "restart": self.restart,
+            "waiting": self.waiting,
             "key_set": self.offer_keys,
         }
         return ContactReply(**{**values, **changes})

@@ -13,7 +13,7 @@ from device_world import DAY, FakeUsage, World
 from callpool.device.errors import DeviceError
 from callpool.device.reset import Outcome
 from callpool.licensing.errors import CallpoolError
-from callpool.wire.messages import FACTORY_RESET, RestartOrder
+from callpool.wire.messages import FACTORY_RESET, RestartOrder, WaitingMessage
 
 
 @pytest.fixture
@@ -331,6 +331,20 @@ async def test_a_device_without_a_license_says_that_it_is_out_of_service(tmp_pat
     await world.start()
     status = world.agent.status()
     assert (status.in_service, status.out_of_service) == (False, "no SBC Sessions are licensed")
+    asked = WaitingMessage(type="sbc_sessions", count=50, sentence="0 of them are free.")
+    world.manager.waiting = (asked,)
+    await world.agent.pull()
+    await world.go(0.0)
+    status = world.agent.status()
+    assert status.out_of_service == (
+        "no SBC Sessions are licensed; waits for 50 SBC Sessions: 0 of them are free."
+    )
+    await world.crash()
+    world.link.down = True
+    await world.start()
+    assert world.agent.status().waiting == (asked,), "it is known without the manager, too"
+    world.link.down = False
+    world.manager.waiting = ()
     world.manager.allocate(3)
     await world.agent.pull()
     await world.go(0.0)
