@@ -84,9 +84,16 @@ class Manager:
         """Close the database."""
         self.database.close()
 
-    def change(self, who: str, source: str, work: Callable[[Change], T]) -> T:
+    def change(
+        self,
+        who: str,
+        source: str,
+        work: Callable[[Change], T],
+        last: Callable[[Change, T], None] = lambda change, result: None,
+    ) -> T:
         """Run `work` as one change: what the clock brought is done first, all is on disk last.
 
+        `last` sees the change once it is whole; what it raises undoes all of it.
         Raises what `work` raises; LicenseError `pool_exceeded` where the database itself
         refused (law 1); CallpoolError `grant_journal_unusable`: the change stands, its answer
         does not leave.
@@ -117,6 +124,7 @@ class Manager:
             end_if_over(made)
             if made.freed:
                 refill(made)
+            last(made, result)
             return result, self.grants.end(made)
 
         try:

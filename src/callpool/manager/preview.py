@@ -1,0 +1,223 @@
+"""Previews: any change run for real in its transaction, looked at, and rolled back.
+
+There is no second way to reckon: what a preview shows is what the change would have written.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any, TypeVar
+
+from callpool.licensing.capacity import LICENSE_TYPES, POOL_TYPES
+from callpool.licensing.lease import APPLY_RESTART
+from callpool.manager import views
+from callpool.manager.change import Change
+from callpool.manager.core import Manager
+
+T = TypeVar("T")
+Value = dict[str, Any]
+
+
+class _Seen(Exception):
+    """Ends the transaction of a preview, so that nothing of it stays."""
+
+    def __init__(self, after: Value, result: Any) -> None:
+        self.after, self.result = after, result
+
+
+def preview(
+    manager: Manager,
+    who: str,
+    source: str,
+    work: Callable[[Change], T],
+    then: Callable[[T], Any] = lambda result: result,
+) -> Value:
+    """Return what `work` would change: see `compare`; `answer` is `then` of its result.
+
+    Nothing is changed. Raises what `Manager.change` would raise.
+    """
+    before: Value = {}
+
+    def first(change: Change) -> T:
+        before.update(views.pool(change.tx, change.now))
+        return work(change)
+
+    def look(change: Change, result: T) -> None:
+        raise _Seen(views.pool(change.tx, change.now), then(result))
+
+    try:
+        manager.change(who, source, first, last=look)
+    except _Seen as seen:
+        return {"preview": True, "answer": seen.result, **compare(before, seen.after)}
+    raise AssertionError("a preview always ends by what it has seen")  # pragma: no cover
+
+
+def compare(before: Value, after: Value) -> Value:
+    """Return how two views of the pool (`views.pool`) differ, as `{"before", "after"}` pairs.
+
+    `devices`: what changes per device and license type; `tenants`, `types`: theirs; only what
+    changes is in it. Counts of `target` and `granted` are per unit (an HA pair pays each twice);
+    `cost`, `held` and all counts of tenants and types are units of the pool.
+    """
+    were = {d["name"]: d for d in before["devices"]}
+    now = {d["name"]: d for d in after["devices"]}
+    devices = [
+        _device(name, were.get(name), now.get(name), after["leaving"])
+        for name in sorted(were.keys() | now.keys())
+    ]
+    return {
+        "devices": [d for d in devices if d],
+        "tenants": _tenants(before, after),
+        "types": _types(before, after),
+    }
+
+
+def _pair(before: Any, after: Any) -> Value:
+    return {"before": before, "after": after}
+
+
+def _device(name: str, was: Value | None, now: Value | None, leaving: list[Value]) -> Value | None:
+    if was == now:
+        return None
+    device: Value = {"device": name}
+    for key in ("tenant", "apply", "mode"):
+        device[key] = _pair(was and was[key], now and now[key])
+    units = now["units"] if now else [u for u in leaving if u["device"] == name]
+    device["types"] = {
+        kind: _counts(kind, was, now, units)
+        for kind in POOL_TYPES
+        if any(_has(kind, d) for d in (was, now))
+    }
+    old = {u["serial"]: u["grant_version"] for u in was["units"]} if was else {}
+    changed = any(u["grant_version"] != old.get(u["serial"], 0) for u in units)
+    device["restart_needed"] = bool(now and now["apply"] == APPLY_RESTART and changed)
+    device["request"] = _pair((was or {}).get("request"), (now or {}).get("request"))
+    return device
+
+
+def _has(kind: str, device: Value | None) -> bool:
+    return device is not None and (
+        device["allocation"][kind] > 0 or any(u["held"][kind] for u in device["units"])
+    )
+
+
+def _counts(kind: str, was: Value | None, now: Value | None, units: list[Value]) -> Value:
+    """Return one license type of one device; `units` are those that may still hold something."""
+    counts = {
+        "target": _pair(_target(kind, was), _target(kind, now)),
+        "granted": _pair(_granted(kind, was), _granted(kind, now)),
+        "held": _pair(
+            sum(u["held"][kind] for u in was["units"]) if was else 0,
+            sum(u["held"][kind] for u in units),
+        ),
+        "cost": _pair(
+            *(_target(kind, d) * len(d["units"]) if d else 0 for d in (was, now)),
+        ),
+        "to_reclaim": [
+            {
+                "serial": u["serial"],
+                "count": u["held"][kind] - u["granted"][kind],
+                "lease_end": u["lease_end"] if u["leased"] else None,
+            }
+            for u in units
+            if u["held"][kind] > u["granted"][kind]
+        ],
+    }
+    clipped = [
+        _pair((u["local"] or {}).get(kind, 0) + _target(kind, now), u["maximum"][kind])
+        for u in units
+        if now and u["maximum"] and kind in u["maximum"]
+    ]
+    over = [c for c in clipped if c["before"] > c["after"]]
+    if over:
+        counts["clipped"] = over[0]
+    return counts
+
+
+def _target(kind: str, device: Value | None) -> int:
+    return int(device["allocation"][kind]) if device and device["mode"] == "fixed" else 0
+
+
+def _granted(kind: str, device: Value | None) -> int:
+    return min((int(u["granted"][kind]) for u in device["units"]), default=0) if device else 0
+
+
+def _tenants(before: Value, after: Value) -> list[Value]:
+    were = {t["name"]: t["shares"] for t in before["tenants"]}
+    none: Mapping[str, Any] = {"share": None, "held": 0}
+    found = []
+    for tenant in after["tenants"]:
+        old = were.get(tenant["name"], {})
+        types = {
+            kind: {key: _pair(old.get(kind, none)[key], share[key]) for key in ("share", "held")}
+            for kind, share in tenant["shares"].items()
+            if share != old.get(kind, none) or tenant["name"] not in were
+        }
+        if types:
+            found.append({"tenant": tenant["name"], "types": types})
+    return found
+
+
+def _types(before: Value, after: Value) -> Value:
+    return {
+        kind: {key: _pair(before["types"][kind][key], row[key]) for key in _OF_TYPE}
+        for kind, row in after["types"].items()
+        if any(before["types"][kind][key] != row[key] for key in _OF_TYPE)
+    }
+
+
+_OF_TYPE = ("purchased", "held", "free", "reclaiming")
+
+
+def sentences(value: Value) -> list[str]:
+    """Say a preview for people, a sentence or two for each device, tenant and type."""
+    out = []
+    for device in value["devices"]:
+        said = [
+            f"{key} {_arrow(device[key])}"
+            for key in ("tenant", "apply", "mode")
+            if device[key]["before"] != device[key]["after"]
+        ]
+        for kind, row in device["types"].items():
+            said += _said(LICENSE_TYPES[kind].label, row)
+        if device["restart_needed"]:
+            said.append("a restart with save applies it")
+        if said:
+            out.append(f"{device['device']}: {'; '.join(said)}.")
+    for tenant in value["tenants"]:
+        for kind, row in tenant["types"].items():
+            label = LICENSE_TYPES[kind].label
+            said = [f"{key} {_arrow(row[key])}" for key in ("share", "held") if _moves(row[key])]
+            if said:
+                out.append(f"Tenant {tenant['tenant']}, {label}: {', '.join(said)}.")
+    for kind, row in value["types"].items():
+        said = [f"{key} {_arrow(row[key])}" for key in _OF_TYPE if _moves(row[key])]
+        out.append(f"Pool, {LICENSE_TYPES[kind].label}: {', '.join(said)}.")
+    return out or ["Nothing would change."]
+
+
+def _moves(pair: Value) -> bool:
+    return bool(pair["before"] != pair["after"])
+
+
+def _arrow(pair: Value) -> str:
+    before, after = ("none" if n is None else n for n in (pair["before"], pair["after"]))
+    return f"{before} -> {after}"
+
+
+def _said(label: str, row: Value) -> list[str]:
+    said = []
+    if _moves(row["target"]):
+        said.append(f"{label} {_arrow(row['target'])}")
+        # The price of a pair differs from its target.
+        if row["cost"] != row["target"]:
+            said.append(f"costs {_arrow(row['cost'])} of the pool")
+    short = row["target"]["after"] - row["granted"]["after"]
+    if short > 0:
+        said.append(f"{row['granted']['after']} of them at once")
+    for unit in row["to_reclaim"]:
+        said.append(f"{unit['count']} {label} stay held until {unit['serial']} gives them back")
+    if "clipped" in row:
+        wanted, most = row["clipped"]["before"], row["clipped"]["after"]
+        said.append(f"{wanted} with the local key are clipped to the device's maximum of {most}")
+    return said
