@@ -8,9 +8,10 @@ tables, summed anew, agree with their own constraints.
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 import pytest
 from hypothesis import HealthCheck, settings
@@ -215,20 +216,16 @@ class Fleet(RuleBasedStateMachine):
     @rule(number=st.integers(0, 3))
     def lose_the_journals_end(self, number: int) -> None:
         """It dies after a commit and before the journal's line is whole: the answer is lost."""
-        held: list[Callable[..., None]] = [self.model.manager.grants.written]
-
-        def torn(*_: object) -> None:
-            raise CallpoolError("grant_journal_unusable", "killed")
-
-        self.model.manager.grants.written = torn  # type: ignore[method-assign]
-        serial = ("A1", "B1", "C1", "H1")[number]
-        device = self._device(serial)
+        killed = CallpoolError("grant_journal_unusable", "killed")
+        device = self._device(("A1", "B1", "C1", "H1")[number])
         if not device.locked and device.asked is None:
-            with contextlib.suppress(CallpoolError):
+            with (
+                patch.object(self.model.manager.grants, "written", side_effect=killed),
+                contextlib.suppress(CallpoolError),
+            ):
                 self.model.ask(device)
         with self.model.manager.layout.grants.open("ab") as file:
             file.write(b'{"number":')
-        assert held
         self.model.reopen()
 
     @precondition(lambda self: len(self.copies) < 3)
