@@ -22,8 +22,8 @@ HEADROOM: Final = 0.10
 AHEAD_DAYS: Final = 7
 #: Whole days of peaks below which nothing is called a trend.
 TREND_DAYS: Final = 3
-#: Minutes of reports below which nobody is said to be able to spare anything.
-ENOUGH_MINUTES: Final = 720
+#: Seconds from the first report to the last below which nobody is said to be able to spare.
+ENOUGH: Final = 12 * HOUR
 #: A unit whose last report is older than this (seconds) is not judged.
 SILENT: Final = DAY
 
@@ -179,7 +179,7 @@ def advise(hours: Sequence[Period], holding: Holding, *, now: float) -> Advice:
     - short: any true refusal. A caller turned away would have held a license about as long as
       the others did, so an hour needed its peak times offered / admitted, and at least its peak
       and those turned away in its worst minute; the highest hour counts.
-    - spare: no true refusal, reports of ENOUGH_MINUTES at least, the last one not SILENT. What
+    - spare: no true refusal, reports over ENOUGH time, the last one not SILENT. What
       stays is the highest use seen, lifted by a rising trend AHEAD_DAYS ahead; the local key is
       used first, and the rest of the allocation can be taken.
     To both HEADROOM is added.
@@ -215,7 +215,8 @@ def advise(hours: Sequence[Period], holding: Holding, *, now: float) -> Advice:
             allocate=allocate,
             costs=(allocate - holding.allocated) * holding.cost,
         )
-    if sum(h.minutes for h in hours) < ENOUGH_MINUTES or now - (hours[-1].at + HOUR) > SILENT:
+    end = hours[-1].at + HOUR
+    if end - hours[0].at < ENOUGH or now - end > SILENT:
         return replace(found, verdict=UNKNOWN)
     keep = _headed(peak + max(0.0, slope or 0.0) * AHEAD_DAYS)
     spare = max(0, holding.allocated - max(0, keep - holding.local))

@@ -9,6 +9,7 @@ units that fell silent are pruned too.
 
 from __future__ import annotations
 
+import zlib
 from collections.abc import Iterable
 from typing import Final
 
@@ -26,8 +27,9 @@ from callpool.wire.messages import UsageCount, UsageMinute
 _PRUNED: Final = 2
 _CURSOR: Final = "usage_pruned"
 
-#: The minutes of an hour, each by its number in it.
-Detail = list[tuple[int, UsageCount]]
+#: The minutes of an hour: number in it, peak, tenths of the mean, cap, true refusals, repeats,
+#: admitted.
+Detail = list[tuple[int, int, int, int, int, int, int]]
 
 _COLUMNS: Final = "minutes, peak, total, cap, admitted, refused, repeated, worst"
 _VALUES: Final = ":minutes, :peak, :total, :cap, :admitted, :refused, :repeated, :worst"
@@ -76,17 +78,16 @@ def _take_hour(tx: Tx, serial: str, name: str, at: int, counts: dict[int, UsageC
     new = {number: count for number, count in counts.items() if not taken >> number & 1}
     if not new:
         return False
-    detail = read_detail(row["detail"]) if row else []
-    for number, count in sorted(new.items()):
+    detail = (_unpacked(row["detail"]) if row else {}) | new
+    for number in new:
         taken |= 1 << number
-        detail.append((number, count))
     hour = rolled((_minute(at, number, count) for number, count in new.items()), HOUR)[0]
     tx.run(
         f"INSERT INTO usage_hour AS old (serial, at, type, taken, detail, {_COLUMNS})"  # noqa: S608
         f" VALUES (:serial, :hour, :type, :taken, :detail, {_VALUES})"
         " ON CONFLICT (serial, at, type) DO UPDATE SET taken = excluded.taken,"
         f" detail = excluded.detail, {_ADDED}",
-        serial=serial, hour=at, type=name, taken=taken, detail=msgspec.msgpack.encode(detail),
+        serial=serial, hour=at, type=name, taken=taken, detail=_packed(detail),
         **_values(hour),
     )  # fmt: skip
     day = aligned(at, DAY)
@@ -113,15 +114,29 @@ def _minute(hour: int, number: int, c: UsageCount) -> Period:
     )  # fmt: skip
 
 
-def read_detail(value: bytes | None) -> Detail:
-    """Read the minutes that an hour carries."""
-    return msgspec.msgpack.decode(value, type=Detail) if value else []
+def _packed(counts: dict[int, UsageCount]) -> bytes:
+    # Small enough for SQLite to keep it in the row: an overflow page would take 4 KiB an hour.
+    detail = [
+        (number, c.peak, round(c.mean * 10), c.cap, c.refused, c.repeated, c.admitted)
+        for number, c in sorted(counts.items())
+    ]
+    return zlib.compress(msgspec.msgpack.encode(detail), 1)
+
+
+def _unpacked(value: bytes | None) -> dict[int, UsageCount]:
+    if not value:
+        return {}
+    return {
+        number: UsageCount(peak, mean / 10, *others)
+        for number, peak, mean, *others in msgspec.msgpack.decode(
+            zlib.decompress(value), type=Detail
+        )
+    }
 
 
 def minutes_of(hour: int, value: bytes | None) -> list[Period]:
     """Return the minutes that an hour still carries, in order."""
-    found = sorted(read_detail(value), key=lambda part: part[0])
-    return [_minute(hour, number, count) for number, count in found]
+    return [_minute(hour, number, count) for number, count in _unpacked(value).items()]
 
 
 def _prune(change: Change, settings: Settings) -> None:
