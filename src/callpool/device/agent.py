@@ -474,7 +474,8 @@ class Agent:
         if again:
             self._want(again)
         wish = reply.restart
-        if wish is not None and wish.number > core.opened.record.pool.restart_done:
+        over = wish is not None and 0.0 < wish.until <= core.time(now)
+        if wish and not over and wish.number > core.opened.record.pool.restart_done:
             try:
                 await self.restart(save=wish.save, number=wish.number, who="manager")
             except DeviceError as error:

@@ -18,7 +18,14 @@ from litestar.exceptions import HTTPException
 
 from callpool.host.console import say
 from callpool.licensing.errors import CallpoolError
-from callpool.manager import authority_api, device_api, operator_api, smart_api, usage_api
+from callpool.manager import (
+    authority_api,
+    device_api,
+    operator_api,
+    restart_api,
+    smart_api,
+    usage_api,
+)
 from callpool.manager.access import Access
 from callpool.manager.core import Manager
 from callpool.manager.hints import Hub
@@ -56,6 +63,7 @@ def build(manager: Manager, port: int) -> Litestar:
             *device_api.HANDLERS,
             *authority_api.HANDLERS,
             *operator_api.HANDLERS,
+            *restart_api.HANDLERS,
             *smart_api.HANDLERS,
             *usage_api.HANDLERS,
         ],

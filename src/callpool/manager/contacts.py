@@ -37,6 +37,7 @@ from callpool.manager.settings import Settings
 from callpool.manager.standing import is_reset, note_reset
 from callpool.manager.store.database import Row, Tx
 from callpool.manager.usage import take_usage
+from callpool.manager.windows import calls_within, order_for
 from callpool.wire.envelope import REPLY, sign
 from callpool.wire.keys import PublicKey
 from callpool.wire.messages import (
@@ -46,7 +47,6 @@ from callpool.wire.messages import (
     ContactReply,
     ContactRequest,
     GrantMessage,
-    RestartOrder,
 )
 
 #: Codes of a unit that is locked.
@@ -232,9 +232,7 @@ def _reply(
             reason=request.reason,
         )
     book = identity.key_book()
-    restart = None
-    if listed and unit["restart_number"] > request.restart_done:
-        restart = RestartOrder(number=unit["restart_number"], save=bool(unit["restart_save"]))
+    restart = order_for(change, unit, request.restart_done) if listed else None
     # Calls in progress keep units that are to be given back: ask again soon. A change that
     # waits for a restart is not hurried by asking.
     soon = spent or (
@@ -268,6 +266,9 @@ def _reply(
         usage_seconds=settings.usage_seconds if listed else 0.0,
         key_set=book.envelope if unit["keys_known"] < book.serial else "",
     )
+    within = calls_within(change, unit) if listed else None
+    if within is not None:
+        answer = msgspec.structs.replace(answer, poll_seconds=min(answer.poll_seconds, within))
     reply = sign(identity.signer(unit["keys_known"], change.now), REPLY, answer)
     renews = lease > 0.0
     change.tx.run(

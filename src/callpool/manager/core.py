@@ -24,6 +24,8 @@ from callpool.manager.pools import due, import_order, refill, sweep
 from callpool.manager.restore import Grants, end_if_over
 from callpool.manager.settings import Layout, Settings, load, save
 from callpool.manager.store.database import Database, Tx
+from callpool.manager.windows import due as window_due
+from callpool.manager.windows import sweep as sweep_windows
 from callpool.wire.envelope import ORDER, trust, verify
 from callpool.wire.keys import PublicKey
 
@@ -119,6 +121,8 @@ class Manager:
                 sweep(made)
             if authority_ledger.due(made):
                 authority_ledger.sweep(made)
+            if window_due(made):
+                sweep_windows(made)
             end_if_over(made)
             result = work(made)
             end_if_over(made)
@@ -152,7 +156,8 @@ class Manager:
                 who=CLOCK,
                 source="",
             )
-            return keep or due(looked) or authority_ledger.due(looked) or self.grants.due(looked)
+            rooms = (due, authority_ledger.due, self.grants.due, window_due)
+            return keep or any(is_due(looked) for is_due in rooms)
 
         if not self.database.read(look):
             return False

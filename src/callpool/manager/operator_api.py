@@ -65,12 +65,6 @@ class DevicePatch(Body, frozen=True, kw_only=True):
     mode: str | None = None
 
 
-class RestartBody(Body, frozen=True, kw_only=True):
-    """Whether the restart applies what was received."""
-
-    save: bool = False
-
-
 class ReplaceBody(Body, frozen=True, kw_only=True):
     """Serial number `by` takes the place of `serial`."""
 
@@ -281,18 +275,6 @@ async def set_allocation(request: AnyRequest, name: str) -> Answer:
     )
 
 
-@post("/api/v1/devices/{name:str}/restart", status_code=202)
-async def restart_device(request: AnyRequest, name: str) -> Answer:
-    """Ask a device to restart its SIP service."""
-    body = await body_of(request, RestartBody)
-    return await do(
-        request,
-        lambda change: inventory.restart_device(change, name, save=body.save),
-        then=lambda _: {"name": name, "save": body.save},
-        status=202,
-    )
-
-
 @post("/api/v1/devices/{name:str}/replace", status_code=200)
 async def replace_serial(request: AnyRequest, name: str) -> Answer:
     """Let one serial number take the place of another."""
@@ -387,7 +369,6 @@ HANDLERS = (
     change_device,
     remove_device,
     set_allocation,
-    restart_device,
     replace_serial,
     unlock,
     show_tokens,

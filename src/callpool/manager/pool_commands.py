@@ -17,12 +17,14 @@ from callpool.licensing.capacity import SBC_SESSIONS, check_type
 from callpool.licensing.errors import LicenseError
 from callpool.manager.client import ManagerClient, find_connection
 from callpool.manager.pool_tables import (
+    cancelled_note,
     devices_table,
     journal_table,
     orders_table,
     restored_note,
     types_table,
     wide_table,
+    window_notes,
 )
 from callpool.manager.usage_commands import usage
 
@@ -123,6 +125,8 @@ def show(
             say(restored_note(value["restored"], moment))
         console.print(types_table(value))
         console.print(wide_table(value, moment) if wide else devices_table(value, day))
+        for note in window_notes(value, moment):
+            say(note)
 
     call(context, "GET", "/pool", as_json=as_json, show=tables)
 
@@ -244,17 +248,37 @@ def remove(context: typer.Context, name: Name, as_json: Json = False) -> None:
 def restart(
     context: typer.Context,
     name: Name,
-    save: Annotated[bool, typer.Option("--save", help="Apply what was received.")] = False,
+    save: Annotated[
+        bool, typer.Option("--save/--no-save", help="Apply what was received.")
+    ] = False,
+    window: Annotated[str, typer.Option(help="HH:MM-HH:MM, UTC: wait for this time of day.")] = "",
+    cancel: Annotated[
+        bool, typer.Option("--cancel", help="Cancel a restart that waits for its window.")
+    ] = False,
     as_json: Json = False,
 ) -> None:
-    """Restart a device's SIP service; established calls go on."""
+    """Restart a device's SIP service, now or in a window; established calls go on."""
+    path = f"{_path(name)}/restart"
+    if cancel:
+        if save or window:
+            raise LicenseError("bad_request", "--cancel stands alone.")
+        call(
+            context,
+            "DELETE",
+            path,
+            as_json=as_json,
+            show=lambda v: say(cancelled_note(name, v["given_already"])),
+        )
+        return
+    how = f"restart{' with save' if save else ''}"
+    when = f" between {window} UTC" if window else ""
     call(
         context,
         "POST",
-        f"{_path(name)}/restart",
-        {"save": save},
+        path,
+        {"save": save, "window": window},
         as_json=as_json,
-        show=lambda _: say(f"{name} is asked to restart{' with save' if save else ''}."),
+        show=lambda _: say(f"{name} is asked to {how}{when}."),
     )
 
 

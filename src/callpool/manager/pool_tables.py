@@ -39,6 +39,27 @@ def restored_note(state: Mapping[str, Any], day: Moment) -> str:
     )
 
 
+def window_notes(value: Mapping[str, Any], moment: Moment) -> list[str]:
+    """Return a sentence for each device whose restart waits for its window."""
+    notes = []
+    for device in value["devices"]:
+        wish = device["restart_window"]
+        if wish:
+            how = "with save" if wish["save"] else "without save"
+            when = "is open" if wish["open"] else f"opens {moment(wish['opens'])}"
+            notes.append(
+                f"{device['name']} restarts {how} between {wish['window']} UTC; the window {when}; "
+                f"waits for {', '.join(wish['waits_for'])}."
+            )
+    return notes
+
+
+def cancelled_note(name: str, given: list[str]) -> str:
+    """Return what is said of a cancelled restart; `given`: units that have their order."""
+    late = f" {', '.join(given)} had the order already and may carry it out." if given else ""
+    return f"{name} is not asked to restart any more.{late}"
+
+
 def _each(counts: Mapping[str, int] | None, types: list[str]) -> str:
     return "/".join(str((counts or {}).get(name, 0)) for name in types) if counts else "-"
 

@@ -11,6 +11,7 @@ from callpool.manager import restored
 from callpool.manager.ledger import ACTIVE
 from callpool.manager.standing import is_reset
 from callpool.manager.store.database import Row, Tx
+from callpool.manager.windows import shown as restart_windows
 
 #: What of a device's report is shown as it came.
 _REPORTED = (
@@ -57,8 +58,10 @@ def pool(tx: Tx, now: float) -> dict[str, Any]:
             },
         )
         device["units"].append(unit)
-    for device in devices.values():
+    windows = restart_windows(tx, now)
+    for device_id, device in devices.items():
         units = device["units"]
+        device["restart_window"] = windows.get(device_id)
         device["cost"] = len(units)
         device["pending"] = any(u["pending"] for u in units)
         device["short"] = {

@@ -30,6 +30,7 @@ _STATUS: Final = {
     "bad_serial": 400,
     "bad_apply": 400,
     "bad_mode": 400,
+    "bad_window": 400,
     "bad_document": 400,
     "bad_envelope": 400,
     "bad_message": 400,

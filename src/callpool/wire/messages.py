@@ -229,6 +229,9 @@ class RestartOrder(msgspec.Struct, frozen=True, kw_only=True):
     number: int
     #: Whether Remote is to be applied by it.
     save: bool
+    #: Its window closes then, manager's time: a repeated reply that comes later orders nothing.
+    #: 0 for an order without a window.
+    until: float = 0.0
 
 
 class WaitingMessage(msgspec.Struct, frozen=True, kw_only=True):

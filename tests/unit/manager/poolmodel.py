@@ -65,6 +65,8 @@ class ModelDevice:
     asked_at: float = 0.0
     answered: ContactReply | None = None
     in_use: dict[str, int] = field(default_factory=dict)
+    #: The manager's last order to restart that it carried out.
+    restart_done: int = 0
     locked: bool = False
 
     def time(self, clock: SteppedClock) -> float:
@@ -224,6 +226,7 @@ class Model:
             remote_version=held.remote.version if held.remote else 0,
             applied_version=held.applied.version if held.applied else 0,
             remote_in_use=device.in_use,
+            restart_done=device.restart_done,
         )
         return self.send(device, request)
 
