@@ -315,6 +315,7 @@ class Agent:
     async def _begin_anew(self, identity: SigningKey) -> None:
         """After a factory reset: nothing is known of any manager."""
         self._identity = identity
+        self._usage = UsageLog(self._layout.usage)
         self.smart.dropped()
         self._enrolled.clear()
         self._schedule, self._again = Schedule(due=self.core.now().boottime), ""

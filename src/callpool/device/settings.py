@@ -281,9 +281,11 @@ class Layout:
     def drop_identities(self) -> None:
         """Drop the ID keys and the tokens, and make a new ID key; raises OSError.
 
+        The use that is not reported yet goes with them: it is no next manager's business.
         Whatever of it was done before is done again.
         """
-        for file in (self.token, self.next_identity, self.smart_token, self.smart_identity):
+        mine = (self.token, self.next_identity, self.smart_token, self.smart_identity, self.usage)
+        for file in mine:
             file.unlink(missing_ok=True)
         SigningKey.generate().save(self.identity)
 

@@ -141,3 +141,18 @@ async def test_without_trusted_time_nothing_is_counted_into_a_wrong_minute(tmp_p
     before = [m.at for m in world.agent._usage.due(1e12)]
     await world.go(300.0)
     assert [m.at for m in world.agent._usage.due(1e12)] == before
+
+
+async def test_a_factory_reset_drops_what_the_next_manager_has_no_business_with(
+    tmp_path: Path,
+) -> None:
+    world = World(tmp_path)
+    await world.start()
+    world.gate.used = FakeUsage(sessions=3)
+    await world.go(600.0)
+    assert world.layout.usage.exists()
+    assert world.agent._usage.due(1e12)
+    end = world.clock.now().wall
+    await world.agent.factory_reset("S1")
+    await world.go(0.0)
+    assert all(m.at + 60 > end for m in world.agent._usage.due(1e12))
