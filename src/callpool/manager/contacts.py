@@ -19,6 +19,7 @@ import msgspec
 
 from callpool.licensing.errors import TrustError
 from callpool.licensing.instant import SKEW_REFUSED, SKEW_REPORTED
+from callpool.manager import queue
 from callpool.manager.change import Change
 from callpool.manager.identity import Identity
 from callpool.manager.ledger import (
@@ -47,6 +48,7 @@ from callpool.wire.messages import (
     ContactReply,
     ContactRequest,
     GrantMessage,
+    WaitingMessage,
 )
 
 #: Codes of a unit that is locked.
@@ -243,6 +245,11 @@ def _reply(
         )
         is not None
     )
+    poll = settings.reclaim_poll_seconds if soon else settings.poll_seconds
+    pace = queue.pace(change.tx, device["tenant_id"]) if managed else 0.0
+    if pace:
+        poll = min(poll, settings.waiting_poll_seconds * pace)
+    asked = queue.request_of(change.tx, device["device_id"]) if pace else None
     answer = ContactReply(
         nonce=request.nonce,
         serial=unit["serial"],
@@ -258,13 +265,19 @@ def _reply(
         else None,
         lease_end=change.now + lease,
         lease_seconds=lease,
-        poll_seconds=settings.reclaim_poll_seconds if soon else settings.poll_seconds,
+        poll_seconds=poll,
         retry_seconds=settings.retry_seconds,
         retry_later_seconds=settings.retry_later_seconds,
         retry_later_after=settings.retry_later_after,
         restart=restart,
         usage_seconds=settings.usage_seconds if listed else 0.0,
         key_set=book.envelope if unit["keys_known"] < book.serial else "",
+        waiting=tuple(
+            WaitingMessage(type=name, count=count, sentence=asked.why.get(name, ""))
+            for name, count in asked.wanted.items()
+        )
+        if asked
+        else (),
     )
     within = calls_within(change, unit) if listed else None
     if within is not None:

@@ -14,7 +14,7 @@ from callpool.host.clock import Clock, clock_for
 from callpool.host.files import write_durably
 from callpool.licensing.errors import CallpoolError, LicenseError
 from callpool.licensing.order import POOL_ORDER, SMART_ORDER, PurchaseOrder
-from callpool.manager import authority, authority_ledger
+from callpool.manager import authority, authority_ledger, requests
 from callpool.manager.access import add_operator
 from callpool.manager.change import CLOCK, Change, keep_elapsed, read_elapsed
 from callpool.manager.grant_journal import Entry, GrantJournal
@@ -126,6 +126,9 @@ class Manager:
             end_if_over(made)
             result = work(made)
             end_if_over(made)
+            if made.freed:
+                refill(made)
+            requests.advance(made, self.settings.waiting_poll_seconds)
             if made.freed:
                 refill(made)
             last(made, result)

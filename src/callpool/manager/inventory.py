@@ -15,12 +15,14 @@ from callpool.manager.ledger import (
     FIXED,
     REMOVED,
     REPLACED,
+    device_by_id,
     regrant,
     settle_unit,
     unit_by_serial,
     units_of,
 )
 from callpool.manager.pools import purchased
+from callpool.manager.queue import drop
 from callpool.manager.store.database import Row
 from callpool.wire.tokens import hashed, new_secret
 
@@ -120,11 +122,28 @@ def _shares(change: Change, tenant_id: int, kind: str) -> tuple[int, int, int]:
 
 
 def device_by_name(change: Change, name: str) -> Row:
-    """Return the row of a device in the inventory; raises LicenseError `unknown_device`."""
+    """Return the row of a device in the inventory.
+
+    Raises LicenseError `unknown_device`, or `half_of_pair` where `name` is a serial number of an
+    HA pair, whose units are never treated apart.
+    """
     row = change.tx.row("SELECT * FROM device WHERE name = :name AND removed_at IS NULL", name=name)
-    if row is None:
+    if row is not None:
+        return row
+    unit = unit_by_serial(change, name)
+    if unit is None or unit["state"] != ACTIVE:
         raise LicenseError("unknown_device", f"There is no device named {name[:64]!r}.")
-    return row
+    device = device_by_id(change, unit["device_id"])
+    if len(units_of(change, unit["device_id"])) > 1:
+        raise LicenseError(
+            "half_of_pair",
+            f"{name} is one unit of the HA pair {device['name']}, which is allocated as one: both "
+            f"units get the same. Name {device['name']}.",
+        )
+    raise LicenseError(
+        "unknown_device",
+        f"There is no device named {name}; it is the serial number of {device['name']}.",
+    )
 
 
 def check_apply(apply: str) -> str:
@@ -232,6 +251,8 @@ def _move(change: Change, device: Row, tenant: str) -> None:
     owner = tenant_by_name(change, tenant)["tenant_id"]
     if owner == device["tenant_id"]:
         return
+    # It was asked of the other tenant.
+    drop(change, device["device_id"], "request_cancelled")
     for kind in POOL_TYPES:
         held = change.tx.value(
             "SELECT coalesce(sum(h.held), 0) FROM holding h JOIN unit u ON u.serial = h.serial"

@@ -27,6 +27,7 @@ from callpool.licensing.pool import (
     slices,
 )
 from callpool.manager.change import Change
+from callpool.manager.queue import kept
 from callpool.manager.restored import restored
 from callpool.manager.standing import takes
 from callpool.manager.store.database import Row
@@ -204,6 +205,12 @@ def regrant(change: Change, device: Row) -> None:
         ends |= {line.order_id: line.ends for line in found}
         own = [sum(h.held for h in mine[s][name] if h.since == 0.0) for s in active]
         growth = min(room(change, device["tenant_id"], name, found)) if target else 0
+        # What is being taken back for a request goes to nobody else.
+        growth = max(
+            0,
+            growth
+            - kept(change, device["tenant_id"], name, waiting=False, but=device["device_id"]),
+        )
         level = min(target, reachable(own, growth))
         for unit in units:
             serial = unit["serial"]

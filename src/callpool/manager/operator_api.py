@@ -10,10 +10,11 @@ import msgspec
 from litestar import Request, Response, delete, get, patch, post, put
 
 from callpool.licensing.errors import CallpoolError, LicenseError
-from callpool.manager import inventory, pools, views
+from callpool.manager import inventory, pools, requests, views
 from callpool.manager.access import Access
 from callpool.manager.change import Change
 from callpool.manager.core import Manager
+from callpool.manager.preview import preview
 from callpool.manager.store.database import Tx
 from callpool.manager.web import JSON, answer, decode, in_thread, read_body, source_of
 from callpool.wire.messages import CONTENT_TYPE
@@ -101,15 +102,29 @@ def signed_in(access: Access, header: str, source: str) -> str:
 
 
 async def do(
-    request: AnyRequest, work: Callable[[Change], T], *, then: Callable[[T], Any], status: int = 200
+    request: AnyRequest,
+    work: Callable[[Change], T],
+    *,
+    then: Callable[[T], Any],
+    status: int = 200,
+    previews: bool = False,
 ) -> Answer:
-    """Run a change for a signed-in operator."""
+    """Run a change for a signed-in operator.
+
+    With `previews` the request may ask by `?preview=true` what the change would do. Raises
+    LicenseError `bad_request` where it asks for a preview that there is not.
+    """
+    look = flag_of(request, "preview")
+    if look and not previews:
+        raise LicenseError("bad_request", "This change cannot be previewed.")
     manager: Manager = request.app.state.manager
     access: Access = request.app.state.access
     header, source = request.headers.get("authorization", ""), source_of(request)
 
     def run() -> Answer:
         who = signed_in(access, header, source)
+        if look:
+            return answer(preview(manager, who, source, work, then))
         return answer(then(manager.change(who, source, work)), status)
 
     return await in_thread(run)
@@ -207,6 +222,7 @@ async def add_tenant(request: AnyRequest) -> Answer:
         lambda change: inventory.add_tenant(change, body.name, body.shares),
         then=lambda _: {"name": body.name},
         status=201,
+        previews=True,
     )
 
 
@@ -218,6 +234,7 @@ async def change_tenant(request: AnyRequest, name: str) -> Answer:
         request,
         lambda change: inventory.set_shares(change, name, shares),
         then=lambda _: {"name": name, "shares": shares},
+        previews=True,
     )
 
 
@@ -238,6 +255,7 @@ async def add_device(request: AnyRequest) -> Answer:
         ),
         then=lambda _: {"name": body.name, "serials": body.serials},
         status=201,
+        previews=True,
     )
 
 
@@ -251,6 +269,7 @@ async def change_device(request: AnyRequest, name: str) -> Answer:
             change, name, tenant=body.tenant, apply=body.apply, mode=body.mode
         ),
         then=lambda _: {"name": name},
+        previews=True,
     )
 
 
@@ -261,17 +280,49 @@ async def remove_device(request: AnyRequest, name: str) -> Answer:
         request,
         lambda change: inventory.remove_device(change, name),
         then=lambda _: {"name": name},
+        previews=True,
     )
 
 
 @put("/api/v1/devices/{name:str}/allocation")
 async def set_allocation(request: AnyRequest, name: str) -> Answer:
-    """Set what a device is to have: {type: count}."""
+    """Set what a device is to have: {type: count}; with `?wait=true` queue what cannot be had."""
     counts = await body_of(request, dict[str, Any])
+    wait = flag_of(request, "wait")
+
+    def work(change: Change) -> tuple[list[str], bool]:
+        device = inventory.device_by_name(change, name)
+        if wait:
+            return requests.allocate_or_wait(change, device, counts)
+        return pools.allocate(change, device, counts), False
+
     return await do(
         request,
-        lambda change: pools.allocate(change, inventory.device_by_name(change, name), counts),
-        then=lambda notes: {"name": name, "allocation": counts, "notes": notes},
+        work,
+        then=lambda done: {
+            "name": name,
+            "allocation": counts,
+            "notes": done[0],
+            "waiting": done[1],
+        },
+        previews=True,
+    )
+
+
+@get("/api/v1/requests")
+async def show_requests(request: AnyRequest) -> Answer:
+    """List the requests that wait, the longest waiting first."""
+    return await show(request, lambda tx, now: {"requests": views.requests(tx)})
+
+
+@delete("/api/v1/devices/{name:str}/request", status_code=200)
+async def cancel_request(request: AnyRequest, name: str) -> Answer:
+    """Cancel a device's request."""
+    return await do(
+        request,
+        lambda change: requests.cancel(change, inventory.device_by_name(change, name)),
+        then=lambda _: {"name": name},
+        previews=True,
     )
 
 
@@ -285,6 +336,7 @@ async def replace_serial(request: AnyRequest, name: str) -> Answer:
             change, name, body.serial, body.by, old_is_off=body.old_is_off
         ),
         then=lambda _: {"name": name, "serial": body.by},
+        previews=True,
     )
 
 
@@ -345,6 +397,14 @@ async def show_journal(request: AnyRequest) -> Answer:
     )
 
 
+def flag_of(request: AnyRequest, name: str) -> bool:
+    """Return a flag of the query, false by default; raises LicenseError `bad_request`."""
+    text = request.query_params.get(name, "false")
+    if text not in ("true", "false"):
+        raise LicenseError("bad_request", f"{name} is true or false.")
+    return bool(text == "true")
+
+
 def whole_of(request: AnyRequest, name: str, otherwise: int | None) -> int | None:
     """Return a whole number of the query; raises LicenseError `bad_request`."""
     text = request.query_params.get(name)
@@ -369,6 +429,8 @@ HANDLERS = (
     change_device,
     remove_device,
     set_allocation,
+    show_requests,
+    cancel_request,
     replace_serial,
     unlock,
     show_tokens,

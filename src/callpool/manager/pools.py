@@ -26,6 +26,7 @@ from callpool.manager.ledger import (
     settle_unit,
     units_of,
 )
+from callpool.manager.queue import drop, kept
 from callpool.manager.restore import charge
 from callpool.manager.restored import check_may_grow
 from callpool.manager.standing import in_smart_mode, is_reset
@@ -80,7 +81,7 @@ def allocate(change: Change, device: Row, wanted: Mapping[str, object]) -> list[
 
     Returns notes for people, such as what the device's own maximum leaves unused. Raises
     LicenseError `unknown_license_type`, `bad_count`, `device_not_managed`, `pool_exceeded`,
-    `tenant_exceeded`.
+    `tenant_exceeded`, `requests_waiting`. A request of the device that waits is replaced by it.
     """
     counts = {check_type(k, pooled=True): check_count(v, k) for k, v in wanted.items()}
     if not counts:
@@ -90,17 +91,35 @@ def allocate(change: Change, device: Row, wanted: Mapping[str, object]) -> list[
             "device_not_managed",
             f"{device['name']} is listed but not managed by the pool; set its mode to fixed first.",
         )
-    before = {
+    drop(change, device["device_id"], "request_replaced")
+    before = _targets(change, device)
+    for name, count in counts.items():
+        # Only a new promise must be had: a smaller wish never fails.
+        if count > before.get(name, 0):
+            _check_room(change, device, name, count)
+    set_targets(change, device, counts)
+    change.journal(
+        "allocated",
+        device=device["name"],
+        before={k: before.get(k, 0) for k in counts},
+        counts=counts,
+    )
+    return clipping_notes(change, device, counts)
+
+
+def _targets(change: Change, device: Row) -> dict[str, int]:
+    return {
         r["type"]: r["target"]
         for r in change.tx.rows(
             "SELECT type, target FROM allocation WHERE device_id = :device",
             device=device["device_id"],
         )
     }
+
+
+def set_targets(change: Change, device: Row, counts: Mapping[str, int]) -> None:
+    """Set what a device is to have and bring its grants in line, as far as can be had."""
     for name, count in counts.items():
-        # Only a new promise must be had: a smaller wish never fails.
-        if count > before.get(name, 0):
-            _check_room(change, device, name, count)
         change.tx.run(
             "INSERT INTO allocation (device_id, type, target, since)"
             " VALUES (:device, :type, :target, :now)"
@@ -114,13 +133,6 @@ def allocate(change: Change, device: Row, wanted: Mapping[str, object]) -> list[
     regrant(change, device)
     for unit in units_of(change, device["device_id"]):
         settle_unit(change, unit)
-    change.journal(
-        "allocated",
-        device=device["name"],
-        before={k: before.get(k, 0) for k in counts},
-        counts=counts,
-    )
-    return clipping_notes(change, device, counts)
 
 
 def _check_room(change: Change, device: Row, name: str, count: int) -> None:
@@ -134,6 +146,15 @@ def _check_room(change: Change, device: Row, name: str, count: int) -> None:
     available = reachable(own, min(pool, tenant))
     whose = "tenant" if tenant < pool else "pool"
     check_fits(name, asked=count, available=available, whose=whose, cost=len(units))
+    waited = kept(change, device["tenant_id"], name, waiting=True)
+    left = reachable(own, max(0, min(pool, tenant) - waited))
+    if count > left:
+        raise LicenseError(
+            "requests_waiting",
+            f"{count} {LICENSE_TYPES[name].label} cannot be allocated: requests that have waited "
+            f"longer come first, and leave this device at most {left}; queue behind them with "
+            "--wait, or cancel them.",
+        )
 
 
 def clipping_notes(change: Change, device: Row, counts: Mapping[str, int]) -> list[str]:

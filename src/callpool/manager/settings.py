@@ -37,6 +37,9 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     poll_seconds: float = 12 * 3_600.0
     #: and this often while calls in progress keep units that it must give back.
     reclaim_poll_seconds: float = 5.0
+    #: A unit reports this often while a request of its tenant waits (a tenant of more than 50
+    #: units less often: this often for 50 of them).
+    waiting_poll_seconds: float = 1.0
     #: A failed contact is retried this often at first, for `retry_later_after`,
     retry_seconds: float = 900.0
     #: and this often later.
@@ -58,7 +61,15 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
         """Refuse values that cannot work (reported as a validation error)."""
         split_listen(self.listen)
         positive = (self.lease_seconds, self.poll_seconds, self.retry_seconds)
-        if not all(v > 0 for v in (*positive, self.retry_later_seconds, self.reclaim_poll_seconds)):
+        if not all(
+            v > 0
+            for v in (
+                *positive,
+                self.retry_later_seconds,
+                self.reclaim_poll_seconds,
+                self.waiting_poll_seconds,
+            )
+        ):
             raise ValueError("every duration is above 0 seconds")
         if self.usage_seconds and self.usage_seconds < 60:
             raise ValueError("usage_seconds is 60 or more, or 0 for no reports")

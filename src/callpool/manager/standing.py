@@ -36,6 +36,21 @@ def takes(unit: Row) -> bool:
     return not is_reset(unit) and not in_smart_mode(unit)
 
 
+def waits_for(unit: Row) -> str:
+    """Tell what a unit's share that is being taken back waits for.
+
+    `calls`: the smaller grant is in force, calls or registrations in progress stand above it;
+    `restart`: it was received and waits for a restart with save; `contact`: the unit has not
+    reported it yet. In any case the units come back when the lease ends.
+    """
+    report = _report(unit)
+    if report.get("applied_version") == unit["grant_version"]:
+        return "calls"
+    if report.get("remote_version") == unit["grant_version"]:
+        return "restart"
+    return "contact"
+
+
 def note_reset(change: Change, unit: Row) -> None:
     """Take a unit's word that it is reset: nothing that was ever sent to it counts any more.
 

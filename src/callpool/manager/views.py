@@ -7,9 +7,9 @@ from typing import Any
 import msgspec
 
 from callpool.licensing.capacity import LICENSE_TYPES, POOL_TYPES
-from callpool.manager import restored
+from callpool.manager import queue, restored
 from callpool.manager.ledger import ACTIVE
-from callpool.manager.standing import is_reset
+from callpool.manager.standing import is_reset, waits_for
 from callpool.manager.store.database import Row, Tx
 from callpool.manager.windows import shown as restart_windows
 
@@ -77,6 +77,7 @@ def pool(tx: Tx, now: float) -> dict[str, Any]:
         "tenants": tenants(tx),
         "devices": list(devices.values()),
         "leaving": leaving,
+        "requests": requests(tx),
     }
 
 
@@ -139,6 +140,8 @@ def _unit(r: Row, held: dict[str, tuple[int, int]], now: float) -> dict[str, Any
         "remote": remote,
         "granted": {k: held.get(k, (0, 0))[0] for k in POOL_TYPES},
         "held": {k: held.get(k, (0, 0))[1] for k in POOL_TYPES},
+        "reclaiming": {k: more - n for k, (n, more) in held.items() if more > n},
+        "reclaim_waits_for": waits_for(r) if any(more > n for n, more in held.values()) else None,
         "grant_version": r["grant_version"],
         "remote_version": report.get("remote_version", 0),
         "applied_version": report.get("applied_version", 0),
@@ -151,6 +154,22 @@ def _unit(r: Row, held: dict[str, tuple[int, int]], now: float) -> dict[str, Any
         "skew": report["time"] - r["last_contact"] if report and r["last_contact"] else None,
         **{name: report.get(name) for name in _REPORTED},
     }
+
+
+def requests(tx: Tx) -> list[dict[str, Any]]:
+    """Return the requests that wait, the one that waits longest first."""
+    return [
+        {
+            "device": r.device,
+            "tenant": r.tenant,
+            "wanted": r.wanted,
+            "asked_at": r.asked_at,
+            "who": r.who,
+            "state": r.state,
+            "why": r.why,
+        }
+        for r in queue.requests(tx)
+    ]
 
 
 def tenants(tx: Tx) -> list[dict[str, Any]]:

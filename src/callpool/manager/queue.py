@@ -1,0 +1,170 @@
+"""The queue of waiting requests: its rows, and what is kept for them.
+
+Requests are served in order. Within a tenant nothing overtakes one that waits; once licenses are
+being taken back for a request it is *moving*, and what becomes free is kept for it.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Final
+
+import msgspec
+
+from callpool.manager.change import Change
+from callpool.manager.store.database import Tx
+
+#: Not enough is unused yet: nothing has been taken from anybody.
+WAITING: Final = "waiting"
+#: What is missing is being taken back, and is kept for the request.
+MOVING: Final = "moving"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Request:
+    """One device's wish for more than can be had at once."""
+
+    request_id: int
+    device_id: int
+    device: str
+    tenant_id: int
+    tenant: str
+    #: What the device is to have, per license type.
+    wanted: dict[str, int]
+    #: When it was asked for, seconds since 1970, and who asked.
+    asked_at: float
+    who: str
+    #: WAITING or MOVING.
+    state: str
+    #: What it waits for, per license type that is missing: a sentence for people.
+    why: dict[str, str]
+
+
+def requests(tx: Tx) -> list[Request]:
+    """Return all requests, the one that waits longest first."""
+    return [
+        Request(
+            request_id=r["request_id"],
+            device_id=r["device_id"],
+            device=r["device"],
+            tenant_id=r["tenant_id"],
+            tenant=r["tenant"],
+            wanted=msgspec.json.decode(r["wanted"], type=dict[str, int]),
+            asked_at=r["asked_at"],
+            who=r["who"],
+            state=r["state"],
+            why=msgspec.json.decode(r["why"], type=dict[str, str]),
+        )
+        for r in tx.rows(
+            "SELECT r.*, d.name AS device, d.tenant_id, t.name AS tenant FROM request r"
+            " JOIN device d ON d.device_id = r.device_id"
+            " JOIN tenant t ON t.tenant_id = d.tenant_id ORDER BY r.request_id"
+        )
+    ]
+
+
+def request_of(tx: Tx, device_id: int) -> Request | None:
+    """Return the request of one device, or None."""
+    return next((r for r in requests(tx) if r.device_id == device_id), None)
+
+
+def add(change: Change, device_id: int, wanted: dict[str, int]) -> None:
+    """Queue a request behind all others."""
+    change.tx.run(
+        "INSERT INTO request (device_id, wanted, asked_at, who, state, why)"
+        " VALUES (:device, :wanted, :now, :who, :state, '{}')",
+        device=device_id,
+        wanted=msgspec.json.encode(wanted).decode(),
+        now=change.now,
+        who=change.who,
+        state=WAITING,
+    )
+
+
+def note(change: Change, request: Request, *, state: str, why: dict[str, str]) -> None:
+    """Write down how a request stands, where that has changed."""
+    if (state, why) == (request.state, request.why):
+        return
+    change.tx.run(
+        "UPDATE request SET state = :state, why = :why WHERE request_id = :request",
+        state=state,
+        why=msgspec.json.encode(why).decode(),
+        request=request.request_id,
+    )
+
+
+def drop(change: Change, device_id: int, cause: str) -> bool:
+    """Take a device's request out of the queue; returns whether there was one."""
+    request = request_of(change.tx, device_id)
+    if request is None:
+        return False
+    change.tx.run("DELETE FROM request WHERE request_id = :request", request=request.request_id)
+    change.journal(cause, device=request.device, counts=request.wanted, asked_at=request.asked_at)
+    change.freed = True
+    return True
+
+
+def kept(change: Change, tenant_id: int, name: str, *, waiting: bool, but: int = 0) -> int:
+    """Return how many units of a type are kept for requests, from devices of a tenant.
+
+    Those are what moving requests still need, of the same tenant or, where neither tenant has a
+    share of its own, of another; with `waiting` also what the tenant's waiting requests need. The
+    request of device `but` and those behind it keep nothing from it.
+    """
+    total = 0
+    for request in requests(change.tx):
+        if request.device_id == but:
+            break
+        if name not in request.wanted:
+            continue
+        same = request.tenant_id == tenant_id
+        if request.state != MOVING and not (waiting and same):
+            continue
+        if same or not (
+            _shared(change, tenant_id, name) or _shared(change, request.tenant_id, name)
+        ):
+            held = units_held(change, request.device_id, name)
+            total += sum(max(0, request.wanted[name] - n) for n in held)
+    return total
+
+
+def _shared(change: Change, tenant_id: int, name: str) -> bool:
+    return bool(
+        change.tx.value(
+            "SELECT EXISTS (SELECT 1 FROM tenant_share WHERE tenant_id = :tenant AND type = :type"
+            " AND share IS NOT NULL)",
+            tenant=tenant_id,
+            type=name,
+        )
+    )
+
+
+def units_held(change: Change, device_id: int, name: str) -> list[int]:
+    """Return what each active unit of a device holds of a type now."""
+    return [
+        int(r["held"])
+        for r in change.tx.rows(
+            "SELECT (SELECT coalesce(sum(h.held), 0) FROM holding h WHERE h.serial = u.serial"
+            " AND h.type = :type AND h.since = 0) AS held FROM unit u"
+            " WHERE u.device_id = :device AND u.state = 'active' ORDER BY u.role",
+            device=device_id,
+            type=name,
+        )
+    ]
+
+
+def pace(tx: Tx, tenant_id: int) -> float:
+    """Return how often a tenant's units report while one of its requests waits.
+
+    A factor on `waiting_poll_seconds`: a tenant of many devices is asked less often. 0 where no
+    request of the tenant waits.
+    """
+    row = tx.row(
+        "SELECT (SELECT count(*) FROM request r JOIN device d ON d.device_id = r.device_id"
+        "  WHERE d.tenant_id = :tenant) AS waiting,"
+        " (SELECT count(*) FROM unit u JOIN device d ON d.device_id = u.device_id"
+        "  WHERE d.tenant_id = :tenant AND u.state = 'active') AS units",
+        tenant=tenant_id,
+    )
+    assert row is not None  # a SELECT without FROM has one row
+    return max(1.0, row["units"] / 50) if row["waiting"] else 0.0
