@@ -6,6 +6,7 @@ from pathlib import Path
 
 from device_world import NOW, FakeUsage, World
 
+from callpool.device.schedule import Cadence, Schedule
 from callpool.device.usage import MOST, PER_CONTACT, UsageLog
 from callpool.licensing.capacity import Capacity
 from callpool.wire.messages import ContactReply, UsageCount
@@ -89,6 +90,16 @@ def test_while_the_manager_is_away_old_minutes_are_folded_into_hours_and_all_is_
         s.log.taken(due[-1].at)
     assert told <= MOST
     assert hours >= 29 * 24
+
+
+def test_a_report_of_use_stands_for_the_poll_and_fails_at_the_pace_of_every_contact() -> None:
+    often = Schedule().succeeded(100.0, Cadence(usage=300.0))
+    assert (often.due, often.reason) == (400.0, "usage")
+    assert (often.failed(400.0).due, often.failed(400.0).reason) == (1300.0, "retry")
+    never = Schedule().succeeded(100.0, Cadence())
+    assert (never.due, never.reason) == (100.0 + 12 * 3600, "poll")
+    polled = Schedule().succeeded(100.0, Cadence(usage=300.0, poll=5.0))
+    assert (polled.due, polled.reason) == (105.0, "poll")
 
 
 async def test_use_is_reported_every_five_minutes_and_dropped_once_the_reply_proves_it(
