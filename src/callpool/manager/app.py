@@ -20,6 +20,7 @@ from callpool.host.console import say
 from callpool.licensing.errors import CallpoolError
 from callpool.manager import (
     authority_api,
+    bulk_api,
     device_api,
     operator_api,
     restart_api,
@@ -66,6 +67,7 @@ def build(manager: Manager, port: int) -> Litestar:
             *restart_api.HANDLERS,
             *smart_api.HANDLERS,
             *usage_api.HANDLERS,
+            *bulk_api.HANDLERS,
         ],
         lifespan=[running],
         state=State(

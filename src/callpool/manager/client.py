@@ -114,6 +114,10 @@ class ManagerClient:
         """Import an order file; raises CallpoolError as `call`."""
         return self._send("POST", path, envelope, {"Content-Type": CONTENT_TYPE})
 
+    def send_file(self, path: str, content: bytes, content_type: str) -> dict[str, Any]:
+        """Post a file to `/api/v1{path}`; raises CallpoolError as `call`."""
+        return self._send("POST", path, content, {"Content-Type": content_type})
+
     def text(self, path: str) -> str:
         """Get `/api/v1{path}` as it is, such as CSV; raises CallpoolError as `call`."""
         reply = self._request("GET", path, b"", {})

@@ -15,6 +15,7 @@ import typer
 from callpool.host.console import console, count_from, say
 from callpool.licensing.capacity import SBC_SESSIONS, check_type
 from callpool.licensing.errors import LicenseError
+from callpool.manager.bulk_commands import Preview, Wait, bulk, export, query, say_preview
 from callpool.manager.client import ManagerClient, find_connection
 from callpool.manager.pool_tables import (
     cancelled_note,
@@ -36,6 +37,8 @@ Counts = Annotated[list[str], typer.Argument(help="TYPE=COUNT; a bare number mea
 
 
 pool_app.command()(usage)
+pool_app.command()(bulk)
+pool_app.command()(export)
 
 
 @pool_app.callback()
@@ -90,14 +93,19 @@ def call(
     *,
     as_json: bool,
     show: Callable[[dict[str, Any]], None],
+    wait: bool = False,
+    preview: bool = False,
 ) -> None:
     """Call the manager's API and show the answer, or print it as JSON.
+
+    With `preview` ask what the change would do, and show that.
 
     Raises CallpoolError as `ManagerClient.call` does.
     """
     opened: Callable[[], ManagerClient] = context.obj
     with opened() as client:
-        shown(client.call(method, path, body), as_json, show)
+        value = client.call(method, path + query(preview=preview, wait=wait), body)
+        shown(value, as_json, say_preview if preview else show)
 
 
 def shown(value: dict[str, Any], as_json: bool, show: Callable[[dict[str, Any]], None]) -> None:
@@ -133,17 +141,28 @@ def show(
 
 # A negative count, such as -1, is no option: it is refused as a count.
 @pool_app.command(context_settings={"ignore_unknown_options": True})
-def allocate(context: typer.Context, device: Name, counts: Counts, as_json: Json = False) -> None:
+def allocate(
+    context: typer.Context,
+    device: Name,
+    counts: Counts,
+    wait: Wait = False,
+    preview: Preview = False,
+    as_json: Json = False,
+) -> None:
     """Set what a device is to have."""
     wanted = targets_from(counts)
 
     def done(value: dict[str, Any]) -> None:
         said = ", ".join(f"{n} {name}" for name, n in wanted.items())
-        say(f"{device} is allocated {said}.")
+        if value["waiting"]:
+            say(f"{device} waits for {said}; it keeps what it has until then.")
+        else:
+            say(f"{device} is allocated {said}.")
         for note in value["notes"]:
             say(f"Note: {note}")
 
-    call(context, "PUT", f"{_path(device)}/allocation", wanted, as_json=as_json, show=done)
+    path = f"{_path(device)}/allocation"
+    call(context, "PUT", path, wanted, as_json=as_json, show=done, wait=wait, preview=preview)
 
 
 @pool_app.command()
@@ -180,6 +199,7 @@ def tenant(
     context: typer.Context,
     name: Annotated[str, typer.Argument(help="The tenant's name.")],
     shares: Annotated[list[str] | None, typer.Argument(help="TYPE=COUNT.")] = None,
+    preview: Preview = False,
     as_json: Json = False,
 ) -> None:
     """Add a tenant, or set the shares of one that exists."""
@@ -188,10 +208,16 @@ def tenant(
     with opened() as client:
         known = {t["name"] for t in client.call("GET", "/tenants")["tenants"]}
         if name in known:
-            value = client.call("PUT", f"/tenants/{quote(name, safe='')}", wanted)
+            path = f"/tenants/{quote(name, safe='')}"
+            value = client.call("PUT", path + query(preview=preview), wanted)
         else:
-            value = client.call("POST", "/tenants", {"name": name, "shares": wanted})
-    shown(value, as_json, lambda _: say(f"Tenant {name}: {wanted or 'no share set'}."))
+            body = {"name": name, "shares": wanted}
+            value = client.call("POST", "/tenants" + query(preview=preview), body)
+
+    def done(_: dict[str, Any]) -> None:
+        say(f"Tenant {name}: {wanted or 'no share set'}.")
+
+    shown(value, as_json, say_preview if preview else done)
 
 
 @pool_app.command()
@@ -222,18 +248,27 @@ def set_device(
     tenant_name: Annotated[str | None, typer.Option("--tenant", help="Its tenant.")] = None,
     apply: Annotated[str | None, typer.Option(help="restart or live.")] = None,
     mode: Annotated[str | None, typer.Option(help="fixed or none.")] = None,
+    preview: Preview = False,
     as_json: Json = False,
 ) -> None:
     """Change a device's tenant, way to apply, or mode."""
     asked = {"tenant": tenant_name, "apply": apply, "mode": mode}
     body = {k: v for k, v in asked.items() if v is not None}
     call(
-        context, "PATCH", _path(name), body, as_json=as_json, show=lambda _: say(f"{name} is set.")
+        context,
+        "PATCH",
+        _path(name),
+        body,
+        as_json=as_json,
+        show=lambda _: say(f"{name} is set."),
+        preview=preview,
     )
 
 
 @pool_app.command()
-def remove(context: typer.Context, name: Name, as_json: Json = False) -> None:
+def remove(
+    context: typer.Context, name: Name, preview: Preview = False, as_json: Json = False
+) -> None:
     """Remove a device; its licenses are free once it confirms, or when its lease ends."""
     call(
         context,
@@ -241,6 +276,7 @@ def remove(context: typer.Context, name: Name, as_json: Json = False) -> None:
         _path(name),
         as_json=as_json,
         show=lambda _: say(f"{name} is removed."),
+        preview=preview,
     )
 
 

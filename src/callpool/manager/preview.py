@@ -8,11 +8,12 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any, TypeVar
 
-from callpool.licensing.capacity import LICENSE_TYPES, POOL_TYPES
+from callpool.licensing.capacity import POOL_TYPES
 from callpool.licensing.lease import APPLY_RESTART
 from callpool.manager import views
 from callpool.manager.change import Change
 from callpool.manager.core import Manager
+from callpool.manager.preview_words import OF_TYPE
 
 T = TypeVar("T")
 Value = dict[str, Any]
@@ -59,8 +60,7 @@ def compare(before: Value, after: Value) -> Value:
     changes is in it. Counts of `target` and `granted` are per unit (an HA pair pays each twice);
     `cost`, `held` and all counts of tenants and types are units of the pool.
     """
-    were = {d["name"]: d for d in before["devices"]}
-    now = {d["name"]: d for d in after["devices"]}
+    were, now = _devices(before), _devices(after)
     devices = [
         _device(name, were.get(name), now.get(name), after["leaving"])
         for name in sorted(were.keys() | now.keys())
@@ -70,6 +70,12 @@ def compare(before: Value, after: Value) -> Value:
         "tenants": _tenants(before, after),
         "types": _types(before, after),
     }
+
+
+def _devices(value: Value) -> dict[str, Value]:
+    """Return the devices by name, each with its request."""
+    requests = {r["device"]: r for r in value["requests"]}
+    return {d["name"]: {**d, "request": requests.get(d["name"])} for d in value["devices"]}
 
 
 def _pair(before: Any, after: Any) -> Value:
@@ -91,7 +97,7 @@ def _device(name: str, was: Value | None, now: Value | None, leaving: list[Value
     old = {u["serial"]: u["grant_version"] for u in was["units"]} if was else {}
     changed = any(u["grant_version"] != old.get(u["serial"], 0) for u in units)
     device["restart_needed"] = bool(now and now["apply"] == APPLY_RESTART and changed)
-    device["request"] = _pair((was or {}).get("request"), (now or {}).get("request"))
+    device["request"] = _pair(was and was["request"], now and now["request"])
     return device
 
 
@@ -160,64 +166,7 @@ def _tenants(before: Value, after: Value) -> list[Value]:
 
 def _types(before: Value, after: Value) -> Value:
     return {
-        kind: {key: _pair(before["types"][kind][key], row[key]) for key in _OF_TYPE}
+        kind: {key: _pair(before["types"][kind][key], row[key]) for key in OF_TYPE}
         for kind, row in after["types"].items()
-        if any(before["types"][kind][key] != row[key] for key in _OF_TYPE)
+        if any(before["types"][kind][key] != row[key] for key in OF_TYPE)
     }
-
-
-_OF_TYPE = ("purchased", "held", "free", "reclaiming")
-
-
-def sentences(value: Value) -> list[str]:
-    """Say a preview for people, a sentence or two for each device, tenant and type."""
-    out = []
-    for device in value["devices"]:
-        said = [
-            f"{key} {_arrow(device[key])}"
-            for key in ("tenant", "apply", "mode")
-            if device[key]["before"] != device[key]["after"]
-        ]
-        for kind, row in device["types"].items():
-            said += _said(LICENSE_TYPES[kind].label, row)
-        if device["restart_needed"]:
-            said.append("a restart with save applies it")
-        if said:
-            out.append(f"{device['device']}: {'; '.join(said)}.")
-    for tenant in value["tenants"]:
-        for kind, row in tenant["types"].items():
-            label = LICENSE_TYPES[kind].label
-            said = [f"{key} {_arrow(row[key])}" for key in ("share", "held") if _moves(row[key])]
-            if said:
-                out.append(f"Tenant {tenant['tenant']}, {label}: {', '.join(said)}.")
-    for kind, row in value["types"].items():
-        said = [f"{key} {_arrow(row[key])}" for key in _OF_TYPE if _moves(row[key])]
-        out.append(f"Pool, {LICENSE_TYPES[kind].label}: {', '.join(said)}.")
-    return out or ["Nothing would change."]
-
-
-def _moves(pair: Value) -> bool:
-    return bool(pair["before"] != pair["after"])
-
-
-def _arrow(pair: Value) -> str:
-    before, after = ("none" if n is None else n for n in (pair["before"], pair["after"]))
-    return f"{before} -> {after}"
-
-
-def _said(label: str, row: Value) -> list[str]:
-    said = []
-    if _moves(row["target"]):
-        said.append(f"{label} {_arrow(row['target'])}")
-        # The price of a pair differs from its target.
-        if row["cost"] != row["target"]:
-            said.append(f"costs {_arrow(row['cost'])} of the pool")
-    short = row["target"]["after"] - row["granted"]["after"]
-    if short > 0:
-        said.append(f"{row['granted']['after']} of them at once")
-    for unit in row["to_reclaim"]:
-        said.append(f"{unit['count']} {label} stay held until {unit['serial']} gives them back")
-    if "clipped" in row:
-        wanted, most = row["clipped"]["before"], row["clipped"]["after"]
-        said.append(f"{wanted} with the local key are clipped to the device's maximum of {most}")
-    return said

@@ -10,9 +10,10 @@ import pytest
 from poolmodel import DAY, START, Model
 
 from callpool.licensing.errors import LicenseError
-from callpool.manager import inventory, pools, views
+from callpool.manager import inventory, pools, requests, views
 from callpool.manager.change import Change
-from callpool.manager.preview import compare, preview, sentences
+from callpool.manager.preview import compare, preview
+from callpool.manager.preview_words import sentences
 from callpool.manager.store.database import Tx
 
 S = "sbc_sessions"
@@ -110,6 +111,23 @@ def test_removal_moves_and_shares_are_previewed_by_the_same_code(model: Model) -
     (device,) = seen["devices"]
     assert device["tenant"] == {"before": "east", "after": None}
     assert device["types"][S]["to_reclaim"][0]["count"] == 5
+
+
+def test_a_request_that_would_wait_is_previewed_with_what_it_waits_for(model: Model) -> None:
+    model.allocate("a", sbc_sessions=20)
+    model.poll("A1")
+    model.devices["A1"].in_use = {S: 20}
+    model.poll("A1")
+
+    def ask(change: Change) -> Any:
+        device = inventory.device_by_name(change, "b")
+        return requests.allocate_or_wait(change, device, {S: 5})
+
+    seen = see(model, ask)
+    assert [d["device"] for d in seen["devices"]] == ["b"]
+    assert "a request for 5 SBC Sessions waits: " in sentences(seen)[0]
+    seen = see(model, lambda c: requests.cancel(c, inventory.device_by_name(c, "b")))
+    assert sentences(seen) == ["b: its request waits no longer."]
 
 
 def test_a_change_that_would_be_refused_is_refused_in_the_preview(model: Model) -> None:

@@ -1,0 +1,75 @@
+"""`callpool pool bulk` and `callpool pool export`, and how a preview is shown."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Annotated, Any, Final
+
+import msgspec
+import typer
+
+from callpool.host.console import say
+from callpool.licensing.errors import LicenseError
+from callpool.manager.client import ManagerClient
+from callpool.manager.preview_words import sentences
+
+#: Content types by the ending of a file's name.
+_TYPES: Final = {".csv": "text/csv", ".json": "application/json"}
+
+Preview = Annotated[bool, typer.Option("--preview", help="Show what it would do; change nothing.")]
+Wait = Annotated[bool, typer.Option("--wait", help="Queue what cannot be had at once.")]
+Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+
+
+def query(*, preview: bool = False, wait: bool = False) -> str:
+    """Return the query of a path for a change."""
+    flags = [name for name, on in (("preview", preview), ("wait", wait)) if on]
+    return "?" + "&".join(f"{name}=true" for name in flags) if flags else ""
+
+
+def say_preview(value: dict[str, Any]) -> None:
+    """Print a preview for people."""
+    say("Preview: nothing is changed.")
+    for sentence in sentences(value):
+        say(sentence)
+
+
+def bulk(
+    context: typer.Context,
+    file: Annotated[Path, typer.Argument(help="FILE.csv or FILE.json, as `export` writes them.")],
+    preview: Preview = False,
+    wait: Wait = False,
+    as_json: Json = False,
+) -> None:
+    """Carry out a file of changes, whole or not at all; what gives back comes first."""
+    kind = _TYPES.get(file.suffix.lower())
+    if kind is None:
+        raise LicenseError("bad_bulk_file", "The name of a bulk file ends in .csv or .json.")
+    raw = file.read_bytes()
+    opened: Callable[[], ManagerClient] = context.obj
+    with opened() as client:
+        value = client.send_file("/bulk" + query(preview=preview, wait=wait), raw, kind)
+    if as_json:
+        sys.stdout.write(msgspec.json.encode(value).decode() + "\n")
+        return
+    if preview:
+        say_preview(value)
+    done = value["answer"] if preview else value
+    if not preview:
+        say(f"{done['rows']} rows are carried out.")
+    for note in done["notes"]:
+        say(f"Note: {note}")
+    if done["waiting"]:
+        say(f"Waiting for licenses: {', '.join(done['waiting'])}.")
+
+
+def export(
+    context: typer.Context,
+    form: Annotated[str, typer.Option("--format", help="csv or json.")] = "csv",
+) -> None:
+    """Print the pool's devices in the form that `bulk` reads."""
+    opened: Callable[[], ManagerClient] = context.obj
+    with opened() as client:
+        sys.stdout.write(client.text(f"/bulk?format={form}").rstrip("\n") + "\n")
