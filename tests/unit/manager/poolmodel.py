@@ -231,17 +231,20 @@ class Model:
         return self.send(device, request)
 
     def send(self, device: ModelDevice, request: ContactRequest) -> Answer:
+        # Written down before it is sent: whatever becomes of it, it is sent again.
+        if device.asked is not request:
+            device.asked_at = self.clock.boottime
+        device.asked, device.answered = request, None
         given = self.manager.change(
             device.serial,
             "",
             lambda c: contact(c, request, device.kid, self.manager.identity, self.manager.settings),
         )
-        if device.asked is not request:
-            device.asked_at = self.clock.boottime
-        device.asked, device.answered = request, None
         if given.refusal is None:
             device.answered = read(unverified(given.reply), ContactReply)
-        elif given.refusal.code in ("stale_contact", "unit_locked"):
+            return given
+        device.asked = None  # read and refused: it is not repeated
+        if given.refusal.code in ("stale_contact", "unit_locked"):
             device.locked = True
         return given
 
