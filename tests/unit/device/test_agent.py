@@ -276,6 +276,22 @@ async def test_a_restart_wish_of_the_manager_is_carried_out_once(world: World) -
     assert world.row() == (20, 5, 15)
 
 
+async def test_a_restart_wish_whose_window_is_over_is_not_carried_out(world: World) -> None:
+    world.manager.restart = RestartOrder(number=1, save=True, until=NOW + 60.0)
+    world.link.lose_replies = 1
+    await world.agent.pull()
+    await world.go(0.0)
+    # The same request again, and the same reply: it comes a quarter of an hour late.
+    await world.go(901.0)
+    sent = world.manager.envelopes
+    assert len(set(sent)) == len(sent) - 1
+    assert world.gate.restarts == 0
+    world.manager.restart = RestartOrder(number=1, save=True, until=NOW + 2000.0)
+    await world.agent.pull()
+    await world.go(0.0)
+    assert world.gate.restarts == 1
+
+
 async def test_above_the_maximum_it_is_clipped_and_alarmed(world: World) -> None:
     world.manager.apply = APPLY_LIVE
     world.manager.allocate(2000)
