@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from typing import Final
 
@@ -124,9 +124,11 @@ class PoolSimulation:
             at = self.world.next_due()
             if at > end:
                 break
-            before = self.world.clock.elapsed
+            before, waiting = self.world.clock.elapsed, self.world.waiting()
             ended = self.world.pass_to(at)
-            yield from self._changes(self._brought(before), ended)
+            own = dict.fromkeys(waiting - self.world.waiting(), "request_granted")
+            own |= dict.fromkeys(ended, "lease_ended")
+            yield from self._changes(self._brought(before), own)
         self.world.clock.elapsed = max(self.world.clock.elapsed, end)
 
     def _brought(self, before: float) -> str:
@@ -140,12 +142,15 @@ class PoolSimulation:
                 return cause
         return "reclaimed"
 
-    def _changes(self, cause: str, ended: Collection[str] = ()) -> Iterator[AnyLine]:
-        """Return a line for each device that shows something else than before; check law 1."""
+    def _changes(self, cause: str, own: Mapping[str, str] | None = None) -> Iterator[AnyLine]:
+        """Return a line for each device that shows something else than before; check law 1.
+
+        `own` has the causes of single devices, by name.
+        """
         for sentence in self.world.check():
             yield Violation(at_seconds=self._at(), violation=sentence)
         for unit in self.world.units.values():
-            line = self._line(unit, "lease_ended" if unit.name in ended else cause)
+            line = self._line(unit, (own or {}).get(unit.name, cause))
             shown = (
                 line.remote,
                 line.applied,
@@ -181,6 +186,7 @@ class PoolSimulation:
 
     def _event(self, event: sc.AnyEvent) -> Iterator[AnyLine]:
         named = getattr(event, "device", None)
+        waiting = self.world.waiting()
         try:
             self._do(event)
         except CallpoolError as error:
@@ -192,7 +198,16 @@ class PoolSimulation:
                 device=named,
             )
         self.world.settle()
-        yield from self._changes(event.do)
+        now = self.world.waiting()
+        own = dict.fromkeys(waiting - now, "request_granted") | dict.fromkeys(
+            now - waiting, "waits"
+        )
+        if named in waiting:
+            own.pop(named, None)  # its own event says what became of it
+        for name in now - waiting:
+            # A request that is queued is told, though nothing has moved yet.
+            self._shown.pop(name, None)
+        yield from self._changes(event.do, own)
 
     def _do(self, event: sc.AnyEvent) -> None:
         world = self.world
@@ -204,7 +219,7 @@ class PoolSimulation:
             case sc.TenantShare():
                 world.share(event.tenant, sc.named(event))
             case sc.Allocate():
-                world.allocate(event.device, sc.named(event))
+                world.allocate(event.device, sc.named(event), wait=event.wait)
             case sc.Remove():
                 world.change(lambda c: inventory.remove_device(c, event.device))
             case _:
@@ -252,7 +267,9 @@ class PoolSimulation:
                     f"not {count}: {REASONS[_LIMITS[name]]}.",
                 )
         unit.in_use = {**unit.in_use, **counts}
-        unit.changed = True
+        if unit.reaches:
+            # Told at once: a real device does so within a second while a request waits for it.
+            self.world.contact(unit, "poll")
 
 
 def _each(counts: Capacity) -> dict[str, int]:

@@ -29,11 +29,12 @@ from callpool.licensing.instant import Instant
 from callpool.licensing.lease import DeviceLicense
 from callpool.licensing.order import PurchaseOrder
 from callpool.licensing.pool import LEASE_MARGIN
-from callpool.manager import inventory, pools
+from callpool.manager import inventory, pools, queue
 from callpool.manager.change import Change
 from callpool.manager.contacts import contact
 from callpool.manager.core import Manager
 from callpool.manager.enrolments import enrol
+from callpool.manager.requests import allocate_or_wait
 from callpool.manager.settings import Layout, Settings
 from callpool.manager.store.database import Tx
 from callpool.wire.envelope import read, unverified
@@ -48,6 +49,8 @@ START: Final = 1_800_000_000.0
 WITHOUT_END: Final = 100 * 365 * 86_400.0
 #: The manager's counter of elapsed time is a sum of floats: look this many seconds later.
 _HAIR: Final = 1e-5
+#: Seconds between polls, below which a device's last report is as good as of now.
+_OFTEN: Final = 60.0
 #: Files in memory, where the machine has them: a simulation has no need to survive.
 _MEMORY: Final = "/dev/shm"  # noqa: S108  the directory below it is private and of a random name
 
@@ -182,9 +185,14 @@ class World:
         self.change(lambda c: inventory.set_shares(c, name, shares))
         self.shares.setdefault(name, {}).update(shares)
 
-    def allocate(self, name: str, counts: dict[str, int]) -> None:
-        """Set a device's share; raises LicenseError."""
-        self.change(lambda c: pools.allocate(c, inventory.device_by_name(c, name), counts))
+    def allocate(self, name: str, counts: dict[str, int], *, wait: bool) -> None:
+        """Set a device's share; with `wait` queue what cannot be had. Raises LicenseError."""
+        allocate = allocate_or_wait if wait else pools.allocate
+        self.change(lambda c: allocate(c, inventory.device_by_name(c, name), counts))
+
+    def waiting(self) -> set[str]:
+        """Return the names of the devices whose requests wait."""
+        return self.manager.database.read(lambda tx: {r.device for r in queue.requests(tx)})
 
     def add(
         self, name: str, tenant: str, *, local: dict[str, int], maximum: dict[str, int], apply: str
@@ -358,9 +366,16 @@ class World:
                 ended.add(unit.name)
         if self.manager.sweep():
             self._entry = None
-        for unit in self.units.values():
-            if unit.reaches and unit.last < self.clock.elapsed >= self._poll_now(unit):
-                self.contact(unit, "poll")
+        now = self.clock.elapsed
+        reaching = [unit for unit in self.units.values() if unit.reaches and unit.last < now]
+        due = [unit for unit in reaching if now >= self._poll_now(unit)]
+        if due:
+            # Those that poll every few seconds have just done so: polls were only left out.
+            for unit in reaching:
+                if unit.poll < _OFTEN and unit not in due:
+                    self.contact(unit, "poll")
+        for unit in due:
+            self.contact(unit, "poll")
         self.settle()
         return ended
 

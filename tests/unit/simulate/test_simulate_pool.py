@@ -218,6 +218,79 @@ def test_tenants_bound_their_devices() -> None:
     assert actual(lines, "A") == [(0, 0), (1, 10), (6, 12)]
 
 
+def tenant_of_500(apply: str, *events: dict[str, Any]) -> list[AnyLine]:
+    """The seed's example: A and B full with 250 each, C requires 50."""
+    return simulate(
+        at(0, "allocate", "A", sbc_sessions=250),
+        at(0, "allocate", "B", sbc_sessions=250),
+        at(0, "restart", "A"),
+        at(0, "restart", "B"),
+        at(60, "active", "A", sbc_sessions=250),
+        at(60, "active", "B", sbc_sessions=250),
+        at(100, "allocate", "C", sbc_sessions=50),
+        at(120, "allocate", "C", sbc_sessions=50, wait=True),
+        *events,
+        devices=[device(name, tenant="t1", apply=apply, maximum={SESSIONS: 250}) for name in "ABC"],
+        purchased={SESSIONS: 500},
+        tenants={"t1": {SESSIONS: 500}},
+    )
+
+
+def test_the_tenant_of_500_serves_the_one_that_waits_as_calls_end() -> None:
+    lines = tenant_of_500(
+        "live",
+        at(7200, "active", "A", sbc_sessions=220),
+        at(7260, "active", "B", sbc_sessions=231),
+        at(7300, "active", "B", sbc_sessions=230),
+        at(9000, "active", "A", sbc_sessions=221),
+    )
+    assert refusals(lines) == [(100, "pool_exceeded"), (9000, "session_limit")]
+    start, waits, granted = of(lines, "C")
+    assert (start.in_service, waits.in_service, granted.in_service) == (False, False, True)
+    assert (waits.at_seconds, waits.cause) == (120, "waits")
+    assert 7300 <= granted.at_seconds <= 7305
+    assert granted.cause == "request_granted"
+    assert granted.actual[SESSIONS] == 50
+    # A and B are untouched until then, and lose exactly what they do not use.
+    assert [count for _, count in actual(lines, "A")] == [0, 250, 220]
+    assert [count for _, count in actual(lines, "B")] == [0, 250, 230]
+    assert all(7300 <= actual(lines, name)[-1][0] <= 7305 for name in "AB")
+
+
+def test_devices_that_restart_keep_the_request_waiting_for_it() -> None:
+    lines = tenant_of_500(
+        "restart",
+        at(7200, "active", "A", sbc_sessions=200),
+        at(8000, "restart", "A", save=False),
+        at(9000, "restart", "A"),
+        at(9100, "restart", "C"),
+    )
+    pending = [line for line in of(lines, "A") if line.pending_restart and line.at_seconds > 1]
+    assert 7200 <= pending[0].at_seconds <= 7205
+    assert pending[0].remote[SESSIONS] == 200
+    assert actual(lines, "A")[-1] == (9000, 200)
+    assert actual(lines, "B")[-1][1] == 250
+    assert actual(lines, "C") == [(0, 0), (9100, 50)]
+
+
+def test_a_request_is_served_whole_and_none_overtakes_another() -> None:
+    lines = simulate(
+        at(0, "allocate", "A", sbc_sessions=10),
+        at(1, "active", "A", sbc_sessions=10),
+        at(2, "allocate", "B", sbc_sessions=6, wait=True),
+        at(3, "allocate", "C", sbc_sessions=2, wait=True),
+        at(60, "active", "A", sbc_sessions=7),
+        at(3600, "active", "A", sbc_sessions=2),
+        devices=[device(name) for name in "ABC"],
+        purchased={SESSIONS: 10},
+    )
+    assert [count for _, count in actual(lines, "A")] == [0, 10, 2]
+    for name, count in (("B", 6), ("C", 2)):
+        (_, none), (when, some) = actual(lines, name)
+        assert (none, some) == (0, count)
+        assert 3600 <= when <= 3605
+
+
 def test_a_removed_device_gives_back_what_it_had() -> None:
     lines = simulate(
         at(0, "allocate", "A", sbc_sessions=10),
