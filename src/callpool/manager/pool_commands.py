@@ -13,7 +13,7 @@ import msgspec
 import typer
 
 from callpool.host.console import console, count_from, say
-from callpool.licensing.capacity import SBC_SESSIONS, check_type
+from callpool.licensing.capacity import FAR_END_USERS, SBC_SESSIONS, check_type
 from callpool.licensing.errors import LicenseError
 from callpool.manager.bulk_commands import Preview, Wait, bulk, export, query, say_preview
 from callpool.manager.client import ManagerClient, find_connection
@@ -27,18 +27,23 @@ from callpool.manager.pool_tables import (
     wide_table,
     window_notes,
 )
+from callpool.manager.request_commands import cancel, reclaim_notes, request_notes, show_requests
 from callpool.manager.usage_commands import usage
 
 pool_app = typer.Typer(no_args_is_help=True, help="Operate the license pool.")
 
 Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 Name = Annotated[str, typer.Argument(help="The device's name.")]
-Counts = Annotated[list[str], typer.Argument(help="TYPE=COUNT; a bare number means sbc_sessions.")]
+Counts = Annotated[
+    list[str] | None, typer.Argument(help="TYPE=COUNT; a bare number means sbc_sessions.")
+]
 
 
 pool_app.command()(usage)
 pool_app.command()(bulk)
 pool_app.command()(export)
+pool_app.command("requests")(show_requests)
+pool_app.command()(cancel)
 
 
 @pool_app.callback()
@@ -133,6 +138,8 @@ def show(
             say(restored_note(value["restored"], moment))
         console.print(types_table(value))
         console.print(wide_table(value, moment) if wide else devices_table(value, day))
+        for note in (*request_notes(value), *reclaim_notes(value)):
+            say(note)
         for note in window_notes(value, moment):
             say(note)
 
@@ -144,13 +151,16 @@ def show(
 def allocate(
     context: typer.Context,
     device: Name,
-    counts: Counts,
+    counts: Counts = None,
+    sbc_sessions: Annotated[str, typer.Option(help="Concurrent call sessions.")] = "",
+    far_end_users: Annotated[str, typer.Option(help="Registered users.")] = "",
     wait: Wait = False,
     preview: Preview = False,
     as_json: Json = False,
 ) -> None:
     """Set what a device is to have."""
-    wanted = targets_from(counts)
+    named = ((SBC_SESSIONS, sbc_sessions), (FAR_END_USERS, far_end_users))
+    wanted = targets_from([*(counts or []), *(f"{kind}={n}" for kind, n in named if n)])
 
     def done(value: dict[str, Any]) -> None:
         said = ", ".join(f"{n} {name}" for name, n in wanted.items())

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Final
 
 import msgspec
 
@@ -13,6 +13,8 @@ from callpool.manager.standing import is_reset, waits_for
 from callpool.manager.store.database import Row, Tx
 from callpool.manager.windows import shown as restart_windows
 
+#: Seconds after which a unit that has not called cannot be reached: it polls every 12 hours.
+SILENT: Final = 13 * 3_600.0
 #: What of a device's report is shown as it came.
 _REPORTED = (
     "actual",
@@ -141,7 +143,9 @@ def _unit(r: Row, held: dict[str, tuple[int, int]], now: float) -> dict[str, Any
         "granted": {k: held.get(k, (0, 0))[0] for k in POOL_TYPES},
         "held": {k: held.get(k, (0, 0))[1] for k in POOL_TYPES},
         "reclaiming": {k: more - n for k, (n, more) in held.items() if more > n},
-        "reclaim_waits_for": waits_for(r) if any(more > n for n, more in held.values()) else None,
+        "reclaim_waits_for": _reclaim_waits_for(r, now)
+        if any(more > n for n, more in held.values())
+        else None,
         "grant_version": r["grant_version"],
         "remote_version": report.get("remote_version", 0),
         "applied_version": report.get("applied_version", 0),
@@ -154,6 +158,18 @@ def _unit(r: Row, held: dict[str, tuple[int, int]], now: float) -> dict[str, Any
         "skew": report["time"] - r["last_contact"] if report and r["last_contact"] else None,
         **{name: report.get(name) for name in _REPORTED},
     }
+
+
+def _reclaim_waits_for(r: Row, now: float) -> str:
+    """Return what a unit's share waits for: as `waits_for`, or `lease` where it cannot be reached.
+
+    That is a unit that is locked or released, or has missed its poll: what it holds is free
+    once its lease has ended.
+    """
+    found = waits_for(r)
+    silent = r["last_contact"] is None or now - r["last_contact"] > SILENT
+    gone = r["locked"] or r["released"] or silent
+    return "lease" if gone and r["leased"] else found
 
 
 def requests(tx: Tx) -> list[dict[str, Any]]:
@@ -173,14 +189,25 @@ def requests(tx: Tx) -> list[dict[str, Any]]:
 
 
 def tenants(tx: Tx) -> list[dict[str, Any]]:
-    """Return the tenants with their shares (None: bounded by the pool alone)."""
+    """Return the tenants with their shares (None: bounded by the pool alone).
+
+    `free` is what a share has left, beside what is still being taken back (`reclaiming`).
+    """
     out: dict[str, dict[str, Any]] = {}
     for r in tx.rows(
-        "SELECT t.name, s.type, s.share, s.held FROM tenant t JOIN tenant_share s"
+        "SELECT t.name, s.type, s.share, s.held,"
+        " (SELECT coalesce(sum(h.held - h.granted), 0) FROM holding h WHERE h.since = 0"
+        "   AND h.tenant_id = s.tenant_id AND h.type = s.type) AS reclaiming"
+        " FROM tenant t JOIN tenant_share s"
         " ON s.tenant_id = t.tenant_id ORDER BY t.name, s.type"
     ):
         tenant = out.setdefault(r["name"], {"name": r["name"], "shares": {}})
-        tenant["shares"][r["type"]] = {"share": r["share"], "held": r["held"]}
+        tenant["shares"][r["type"]] = {
+            "share": r["share"],
+            "held": r["held"],
+            "free": None if r["share"] is None else r["share"] - r["held"],
+            "reclaiming": r["reclaiming"],
+        }
     return list(out.values())
 
 
