@@ -259,6 +259,38 @@ class Fleet(RuleBasedStateMachine):
         # The backup may know a device in another tenant, or a tenant's name for no device.
         self.model.tenants_as_known()
 
+    @rule(
+        first=names,
+        second=names,
+        kind=st.sampled_from(TYPES),
+        count=counts,
+        callers=st.lists(serials, max_size=6),
+        seconds=st.sampled_from([1.0, DAY, 8 * DAY]),
+    )
+    def restore_after_a_move(
+        self, first: str, second: str, kind: str, count: int, callers: list[str], seconds: float
+    ) -> None:
+        """What one had at the backup another has now; some call before and after."""
+        copy = self.model.backup()
+        self.allocate(first, kind, 0)
+        for serial in [s for s in NAMES[first] for _ in range(3)]:
+            self.restart(serial, save=True)
+            self.poll(serial)
+        self.allocate(second, kind, count)
+        for serial in NAMES[second]:
+            self.poll(serial)
+        self.model.check()
+        self.model.reopen(copy)
+        self.model.tenants_as_known()
+        for serial in callers:
+            self.poll(serial)
+            self.model.check()
+        self.allocate(first, kind, count)
+        self.pass_time(seconds)
+        for serial in reversed(callers):
+            self.poll(serial)
+            self.model.check()
+
     @rule(seconds=st.sampled_from([1.0, 60.0, 3600.0, DAY, 5 * DAY, 8 * DAY]))
     def pass_time(self, seconds: float) -> None:
         # In small steps: the law holds at every moment on the way.
