@@ -22,7 +22,7 @@ from callpool.manager.ledger import (
     units_of,
 )
 from callpool.manager.pools import purchased
-from callpool.manager.queue import drop
+from callpool.manager.queue import drop, kept, moving_elsewhere
 from callpool.manager.store.database import Row
 from callpool.wire.tokens import hashed, new_secret
 
@@ -81,7 +81,7 @@ def set_shares(change: Change, name: str, shares: Mapping[str, object]) -> None:
     for kind, share in shares.items():
         label = LICENSE_TYPES[check_type(kind, pooled=True)].label
         count = None if share is None else check_count(share, kind)
-        held, others, free_others = _shares(change, tenant["tenant_id"], kind)
+        held, tenant_share, others, free_others = _shares(change, tenant["tenant_id"], kind)
         if count is not None and count < held:
             raise LicenseError(
                 "share_below_held",
@@ -89,6 +89,10 @@ def set_shares(change: Change, name: str, shares: Mapping[str, object]) -> None:
                 f"becomes {count}.",
             )
         most = max(0, purchased(change, kind) - others - free_others)
+        # What moves to a device elsewhere is not free to be set aside.
+        has = held if tenant_share is None else tenant_share
+        moving = moving_elsewhere(change, tenant["tenant_id"], kind)
+        most = min(most, has + max(0, most - has - moving))
         if count is not None and count > most:
             raise LicenseError(
                 "pool_exceeded",
@@ -106,10 +110,11 @@ def set_shares(change: Change, name: str, shares: Mapping[str, object]) -> None:
         change.freed = True
 
 
-def _shares(change: Change, tenant_id: int, kind: str) -> tuple[int, int, int]:
-    """Return what a tenant holds, what others have set aside, and hold without a share."""
+def _shares(change: Change, tenant_id: int, kind: str) -> tuple[int, int | None, int, int]:
+    """Return what a tenant holds, its share, what others have set aside, and hold without one."""
     row = change.tx.row(
         "SELECT (SELECT held FROM tenant_share WHERE tenant_id = :tenant AND type = :type) AS held,"
+        " (SELECT share FROM tenant_share WHERE tenant_id = :tenant AND type = :type) AS share,"
         " (SELECT coalesce(sum(share), 0) FROM tenant_share WHERE tenant_id <> :tenant"
         "   AND type = :type AND share IS NOT NULL) AS aside,"
         " (SELECT coalesce(sum(held), 0) FROM tenant_share WHERE tenant_id <> :tenant"
@@ -118,7 +123,7 @@ def _shares(change: Change, tenant_id: int, kind: str) -> tuple[int, int, int]:
         type=kind,
     )
     assert row is not None  # a SELECT without FROM has one row
-    return row["held"], row["aside"], row["loose"]
+    return row["held"], row["share"], row["aside"], row["loose"]
 
 
 def device_by_name(change: Change, name: str) -> Row:
@@ -216,7 +221,8 @@ def change_device(
     """Change a device's tenant, way to apply, or mode ('fixed' or 'none').
 
     Raises LicenseError `unknown_device`, `unknown_tenant`, `tenant_exceeded` (the other
-    tenant's share has no room for what the device holds), `bad_apply`, `bad_mode`.
+    tenant's share has no room for what the device holds), `requests_waiting` (its requests have
+    asked for that room before), `bad_apply`, `bad_mode`.
     """
     device = device_by_name(change, name)
     device_id = device["device_id"]
@@ -270,6 +276,13 @@ def _move(change: Change, device: Row, tenant: str) -> None:
                 "tenant_exceeded",
                 f"The device holds {held} {LICENSE_TYPES[kind].label}; tenant {tenant} has "
                 f"room for {left}.",
+            )
+        waited = kept(change, owner, kind, waiting=True, elsewhere=False)
+        if left is not None and held > max(0, left - waited):
+            raise LicenseError(
+                "requests_waiting",
+                f"The device holds {held} {LICENSE_TYPES[kind].label}; requests of tenant {tenant} "
+                f"have waited longer and leave room for {max(0, left - waited)}.",
             )
     change.tx.run(
         "UPDATE holding SET tenant_id = :tenant WHERE serial IN"

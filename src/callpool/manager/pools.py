@@ -137,17 +137,22 @@ def set_targets(change: Change, device: Row, counts: Mapping[str, int]) -> None:
 
 def _check_room(change: Change, device: Row, name: str, count: int) -> None:
     check_may_grow(change.tx)
-    units = units_of(change, device["device_id"])
-    own = [
-        sum(h.held for h in holdings(change, u["serial"])[name] if h.since == 0.0) for u in units
-    ]
-    pool, tenant = room(change, device["tenant_id"], name, lines(change, name))
+    tenant_id, units = device["tenant_id"], units_of(change, device["device_id"])
+    mine = [[h for h in holdings(change, u["serial"])[name] if h.since == 0.0] for u in units]
     # A device whose grant already waits to shrink keeps what it holds: `own` counts all of it.
-    available = reachable(own, min(pool, tenant))
+    own = [sum(h.held for h in rows) for rows in mine]
+    pool, tenant = room(change, tenant_id, name, lines(change, name))
+    waited = kept(change, tenant_id, name, waiting=True, elsewhere=False)
+    # What moves in another tenant is the pool's affair: nothing is told of it here.
+    pool = max(0, pool - kept(change, tenant_id, name, waiting=True) + waited)
+    free = min(pool, tenant)
     whose = "tenant" if tenant < pool else "pool"
+    available = reachable(own, free)
     check_fits(name, asked=count, available=available, whose=whose, cost=len(units))
-    waited = kept(change, device["tenant_id"], name, waiting=True)
-    left = reachable(own, max(0, min(pool, tenant) - waited))
+    if waited:
+        # What is being taken back from it is on its way to them.
+        own = [sum(h.granted for h in rows) for rows in mine]
+    left = reachable(own, max(0, free - waited))
     if count > left:
         raise LicenseError(
             "requests_waiting",

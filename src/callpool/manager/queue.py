@@ -104,12 +104,20 @@ def drop(change: Change, device_id: int, cause: str) -> bool:
     return True
 
 
-def kept(change: Change, tenant_id: int, name: str, *, waiting: bool, but: int = 0) -> int:
+def kept(
+    change: Change,
+    tenant_id: int,
+    name: str,
+    *,
+    waiting: bool,
+    elsewhere: bool = True,
+    but: int = 0,
+) -> int:
     """Return how many units of a type are kept for requests, from devices of a tenant.
 
     Those are what moving requests still need, of the same tenant or, where neither tenant has a
-    share of its own, of another; with `waiting` also what the tenant's waiting requests need. The
-    request of device `but` and those behind it keep nothing from it.
+    share of its own, of another (not with `elsewhere` off); with `waiting` also what the tenant's
+    waiting requests need. The request of device `but` and those behind it keep nothing from it.
     """
     total = 0
     for request in requests(change.tx):
@@ -120,12 +128,30 @@ def kept(change: Change, tenant_id: int, name: str, *, waiting: bool, but: int =
         same = request.tenant_id == tenant_id
         if request.state != MOVING and not (waiting and same):
             continue
-        if same or not (
-            _shared(change, tenant_id, name) or _shared(change, request.tenant_id, name)
+        if same or (
+            elsewhere
+            and not _shared(change, tenant_id, name)
+            and not _shared(change, request.tenant_id, name)
         ):
-            held = units_held(change, request.device_id, name)
-            total += sum(max(0, request.wanted[name] - n) for n in held)
+            total += _needs(change, request, name)
     return total
+
+
+def moving_elsewhere(change: Change, tenant_id: int, name: str) -> int:
+    """Return how many units the moving requests of other tenants without a share still need."""
+    return sum(
+        _needs(change, request, name)
+        for request in requests(change.tx)
+        if request.state == MOVING
+        and name in request.wanted
+        and request.tenant_id != tenant_id
+        and not _shared(change, request.tenant_id, name)
+    )
+
+
+def _needs(change: Change, request: Request, name: str) -> int:
+    held = units_held(change, request.device_id, name)
+    return sum(max(0, request.wanted[name] - n) for n in held)
 
 
 def _shared(change: Change, tenant_id: int, name: str) -> bool:
