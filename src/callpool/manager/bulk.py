@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import csv
 import io
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any, Final
@@ -21,7 +21,7 @@ from callpool.licensing.errors import LicenseError
 from callpool.manager import requests
 from callpool.manager.change import Change
 from callpool.manager.inventory import change_device, check_apply, device_by_name, tenant_by_name
-from callpool.manager.ledger import targets
+from callpool.manager.ledger import holdings, targets, units_of
 from callpool.manager.pools import allocate
 from callpool.manager.store.database import Tx
 
@@ -168,10 +168,13 @@ def _row(number: int, fields: Mapping[str, object]) -> BulkRow:
     )
 
 
-def carry_out(change: Change, rows: Sequence[BulkRow], *, wait: bool = False) -> BulkDone:
+def carry_out(
+    change: Change, rows: Sequence[BulkRow], *, wait: bool = False, within: str = ""
+) -> BulkDone:
     """Carry out every row: what gives back first, then tenants and ways to apply, then growth.
 
-    With `wait` what cannot be had at once is queued as a request, in the order of the rows.
+    With `wait` what cannot be had at once is queued as a request, in the order of the rows;
+    with `within` every device has to be one of that tenant.
     Raises LicenseError `bad_row` that names the row; the change is then to be undone whole.
     """
     seen: dict[int, int] = {}
@@ -179,7 +182,7 @@ def carry_out(change: Change, rows: Sequence[BulkRow], *, wait: bool = False) ->
     for row in rows:
         # Names are checked before anything is done: the first bad row is the one named.
         with _naming(row):
-            device = device_by_name(change, row.device)
+            device = device_by_name(change, row.device, within)
             if row.tenant is not None:
                 tenant_by_name(change, row.tenant)
             if row.apply is not None:
@@ -201,11 +204,12 @@ def carry_out(change: Change, rows: Sequence[BulkRow], *, wait: bool = False) ->
         if row.tenant is not None or row.apply is not None:
             with _naming(row):
                 change_device(change, row.device, tenant=row.tenant, apply=row.apply, mode=None)
+    givers = _givers(change, rows, had)
     for row in rows:
         more = {k: n for k, n in row.counts.items() if n > had[row.number].get(k, 0)}
         if not more:
             continue
-        with _naming(row):
+        with _naming(row, {name for kind in more for name in givers[kind]}):
             device = device_by_name(change, row.device)
             if wait:
                 said, waits = requests.allocate_or_wait(change, device, more)
@@ -218,12 +222,36 @@ def carry_out(change: Change, rows: Sequence[BulkRow], *, wait: bool = False) ->
     return BulkDone(rows=len(rows), notes=notes, waiting=waiting)
 
 
+def _givers(
+    change: Change, rows: Sequence[BulkRow], had: Mapping[int, Mapping[str, int]]
+) -> dict[str, set[str]]:
+    """Return which devices give back, per license type, what they may still use (law 1)."""
+    givers: dict[str, set[str]] = {kind: set() for kind in POOL_TYPES}
+    for row in rows:
+        less = [k for k, n in row.counts.items() if n < had[row.number].get(k, 0)]
+        if not less:
+            continue
+        for unit in units_of(change, device_by_name(change, row.device)["device_id"]):
+            mine = holdings(change, unit["serial"])
+            for kind in less:
+                if any(h.held > h.granted for h in mine[kind]):
+                    givers[kind].add(row.device)
+    return givers
+
+
 @contextmanager
-def _naming(row: BulkRow) -> Iterator[None]:
+def _naming(row: BulkRow, givers: Collection[str] = ()) -> Iterator[None]:
     try:
         yield
     except LicenseError as error:
-        raise bad_row(row.number, row.device, error.sentence) from error
+        sentence = error.sentence
+        if givers and error.code in ("pool_exceeded", "tenant_exceeded", "requests_waiting"):
+            few = sorted(givers)[:3] + ["others"] * (len(givers) > 3)
+            sentence += (
+                f" What this file takes back from {', '.join(few)} is free only once it is "
+                "confirmed: lower first, or let the rows wait (--wait)."
+            )
+        raise bad_row(row.number, row.device, sentence) from error
 
 
 def export(tx: Tx) -> list[dict[str, Any]]:

@@ -32,16 +32,19 @@ async def export(request: AnyRequest) -> Answer:
 
 @post("/api/v1/bulk", status_code=200)
 async def carry_out(request: AnyRequest) -> Answer:
-    """Carry out a bulk file, JSON or CSV, whole or not at all; `?wait=true`, `?preview=true`."""
+    """Carry out a bulk file, JSON or CSV, whole or not at all; `?wait=true`, `?preview=true`.
+
+    With `?tenant=` every device has to be one of that tenant.
+    """
     raw = await read_body(request, {JSON, CSV})
-    wait = flag_of(request, "wait")
+    wait, within = flag_of(request, "wait"), request.query_params.get("tenant", "")
     if request.headers["content-type"].partition(";")[0].strip().lower() == JSON:
         rows = bulk.read_json(raw)
     else:
         rows = bulk.read_csv(bulk.utf8(raw))
     return await do(
         request,
-        lambda change: bulk.carry_out(change, rows, wait=wait),
+        lambda change: bulk.carry_out(change, rows, wait=wait, within=within),
         then=lambda done: {"rows": done.rows, "notes": done.notes, "waiting": done.waiting},
         previews=True,
     )

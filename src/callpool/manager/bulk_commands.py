@@ -6,32 +6,37 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any, Final
+from urllib.parse import urlencode
 
 import msgspec
 import typer
 
-from callpool.host.console import say
+from callpool.host.console import console, say
 from callpool.licensing.errors import LicenseError
 from callpool.manager.client import ManagerClient
-from callpool.manager.preview_words import sentences
+from callpool.manager.preview_words import preview_table, sentences
 
 #: Content types by the ending of a file's name.
 _TYPES: Final = {".csv": "text/csv", ".json": "application/json"}
 
 Preview = Annotated[bool, typer.Option("--preview", help="Show what it would do; change nothing.")]
 Wait = Annotated[bool, typer.Option("--wait", help="Queue what cannot be had at once.")]
+Within = Annotated[str, typer.Option("--tenant", help="Refuse devices of any other tenant.")]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 
 
-def query(*, preview: bool = False, wait: bool = False) -> str:
+def query(*, preview: bool = False, wait: bool = False, tenant: str = "") -> str:
     """Return the query of a path for a change."""
-    flags = [name for name, on in (("preview", preview), ("wait", wait)) if on]
-    return "?" + "&".join(f"{name}=true" for name in flags) if flags else ""
+    said = {name: "true" for name, on in (("preview", preview), ("wait", wait)) if on}
+    said |= {"tenant": tenant} if tenant else {}
+    return f"?{urlencode(said)}" if said else ""
 
 
 def say_preview(value: dict[str, Any]) -> None:
-    """Print a preview for people."""
+    """Print a preview for people: what is counted as a table, the rest in sentences."""
     say("Preview: nothing is changed.")
+    if value["devices"] or value["tenants"] or value["types"]:
+        console.print(preview_table(value))
     for sentence in sentences(value):
         say(sentence)
 
@@ -41,6 +46,7 @@ def bulk(
     file: Annotated[Path, typer.Argument(help="FILE.csv or FILE.json, as `export` writes them.")],
     preview: Preview = False,
     wait: Wait = False,
+    within: Within = "",
     as_json: Json = False,
 ) -> None:
     """Carry out a file of changes, whole or not at all; what gives back comes first."""
@@ -50,7 +56,9 @@ def bulk(
     raw = file.read_bytes()
     opened: Callable[[], ManagerClient] = context.obj
     with opened() as client:
-        value = client.send_file("/bulk" + query(preview=preview, wait=wait), raw, kind)
+        value = client.send_file(
+            "/bulk" + query(preview=preview, wait=wait, tenant=within), raw, kind
+        )
     if as_json:
         sys.stdout.write(msgspec.json.encode(value).decode() + "\n")
         return

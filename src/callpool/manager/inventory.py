@@ -126,13 +126,16 @@ def _shares(change: Change, tenant_id: int, kind: str) -> tuple[int, int | None,
     return row["held"], row["share"], row["aside"], row["loose"]
 
 
-def device_by_name(change: Change, name: str) -> Row:
-    """Return the row of a device in the inventory.
+def device_by_name(change: Change, name: str, within: str = "") -> Row:
+    """Return the row of a device in the inventory, `within` a tenant's own if one is named.
 
-    Raises LicenseError `unknown_device`, or `half_of_pair` where `name` is a serial number of an
-    HA pair, whose units are never treated apart.
+    Raises LicenseError `unknown_device` (the same for another tenant's), `unknown_tenant`, or
+    `half_of_pair` where `name` is a serial number of an HA pair, whose units are never treated
+    apart.
     """
     row = change.tx.row("SELECT * FROM device WHERE name = :name AND removed_at IS NULL", name=name)
+    if within and (row is None or row["tenant_id"] != tenant_by_name(change, within)["tenant_id"]):
+        raise LicenseError("unknown_device", f"Tenant {within} has no device named {name[:64]!r}.")
     if row is not None:
         return row
     unit = unit_by_serial(change, name)

@@ -286,12 +286,15 @@ async def remove_device(request: AnyRequest, name: str) -> Answer:
 
 @put("/api/v1/devices/{name:str}/allocation")
 async def set_allocation(request: AnyRequest, name: str) -> Answer:
-    """Set what a device is to have: {type: count}; with `?wait=true` queue what cannot be had."""
+    """Set what a device is to have: {type: count}; with `?wait=true` queue what cannot be had.
+
+    With `?tenant=` it has to be a device of that tenant.
+    """
     counts = await body_of(request, dict[str, Any])
-    wait = flag_of(request, "wait")
+    wait, within = flag_of(request, "wait"), request.query_params.get("tenant", "")
 
     def work(change: Change) -> tuple[list[str], bool]:
-        device = inventory.device_by_name(change, name)
+        device = inventory.device_by_name(change, name, within)
         if wait:
             return requests.allocate_or_wait(change, device, counts)
         return pools.allocate(change, device, counts), False

@@ -15,7 +15,15 @@ import typer
 from callpool.host.console import console, count_from, say
 from callpool.licensing.capacity import FAR_END_USERS, SBC_SESSIONS, check_type
 from callpool.licensing.errors import LicenseError
-from callpool.manager.bulk_commands import Preview, Wait, bulk, export, query, say_preview
+from callpool.manager.bulk_commands import (
+    Preview,
+    Wait,
+    Within,
+    bulk,
+    export,
+    query,
+    say_preview,
+)
 from callpool.manager.client import ManagerClient, find_connection
 from callpool.manager.pool_tables import (
     cancelled_note,
@@ -98,7 +106,6 @@ def call(
     *,
     as_json: bool,
     show: Callable[[dict[str, Any]], None],
-    wait: bool = False,
     preview: bool = False,
 ) -> None:
     """Call the manager's API and show the answer, or print it as JSON.
@@ -109,7 +116,9 @@ def call(
     """
     opened: Callable[[], ManagerClient] = context.obj
     with opened() as client:
-        value = client.call(method, path + query(preview=preview, wait=wait), body)
+        if preview:
+            path += ("&" if "?" in path else "?") + "preview=true"
+        value = client.call(method, path, body)
         shown(value, as_json, say_preview if preview else show)
 
 
@@ -156,6 +165,7 @@ def allocate(
     far_end_users: Annotated[str, typer.Option(help="Registered users.")] = "",
     wait: Wait = False,
     preview: Preview = False,
+    within: Within = "",
     as_json: Json = False,
 ) -> None:
     """Set what a device is to have."""
@@ -171,8 +181,8 @@ def allocate(
         for note in value["notes"]:
             say(f"Note: {note}")
 
-    path = f"{_path(device)}/allocation"
-    call(context, "PUT", path, wanted, as_json=as_json, show=done, wait=wait, preview=preview)
+    path = f"{_path(device)}/allocation" + query(wait=wait, tenant=within)
+    call(context, "PUT", path, wanted, as_json=as_json, show=done, preview=preview)
 
 
 @pool_app.command()

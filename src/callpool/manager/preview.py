@@ -123,6 +123,7 @@ def _counts(kind: str, was: Value | None, now: Value | None, units: list[Value])
             {
                 "serial": u["serial"],
                 "count": u["held"][kind] - u["granted"][kind],
+                "waits_for": u["reclaim_waits_for"],
                 "lease_end": u["lease_end"] if u["leased"] else None,
             }
             for u in units

@@ -4,12 +4,56 @@ from __future__ import annotations
 
 from typing import Any, Final
 
+from rich.box import SIMPLE_HEAD
+from rich.markup import escape
+from rich.table import Table
+
 from callpool.licensing.capacity import LICENSE_TYPES
 
 Value = dict[str, Any]
 
 #: What is counted per license type of the pool.
 OF_TYPE: Final = ("purchased", "held", "free", "reclaiming")
+
+
+def preview_table(value: Value) -> Table:
+    """Return what is counted, before and after: a row for each device, tenant, pool and type.
+
+    What an HA pair costs is twice its target. "To come back" is what has to be given back before
+    anyone else can have it; "Free" is what the tenant's share or the pool has left.
+    """
+    table = Table(box=SIMPLE_HEAD, padding=(0, 1, 0, 0))
+    table.add_column("Of", overflow="fold")
+    table.add_column("License", no_wrap=True)
+    for head in ("Target", "At once", "Costs", "Held", "To come back", "Free"):
+        table.add_column(head, justify="right")
+    for device in value["devices"]:
+        for kind, row in device["types"].items():
+            back = sum(unit["count"] for unit in row["to_reclaim"])
+            counts = (_short(row[key]) for key in ("target", "granted", "cost", "held"))
+            unit = LICENSE_TYPES[kind].unit
+            table.add_row(escape(device["device"]), unit, *counts, str(back), "")
+    for tenant in value["tenants"]:
+        for kind, row in tenant["types"].items():
+            free = {
+                when: None if row["share"][when] is None else row["share"][when] - row["held"][when]
+                for when in ("before", "after")
+            }
+            name = escape(f"tenant {tenant['tenant']}")
+            held, share = _short(row["held"]), _short(row["share"])
+            unit = LICENSE_TYPES[kind].unit
+            table.add_row(name, unit, share, "", "", held, "", _short(free))
+    for kind, row in value["types"].items():
+        counts = (_short(row[key]) for key in ("held", "reclaiming", "free"))
+        table.add_row("the pool", LICENSE_TYPES[kind].unit, "", "", "", *counts)
+    return table
+
+
+def _short(pair: Value) -> str:
+    """Return a change for a table: one count where nothing moves."""
+    if _moves(pair):
+        return _arrow(pair).replace(" ", "")
+    return "" if pair["after"] is None else str(pair["after"])
 
 
 def sentences(value: Value) -> list[str]:
