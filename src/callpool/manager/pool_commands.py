@@ -327,7 +327,7 @@ def restart(
         )
         return
     how = f"restart{' with save' if save else ''}"
-    when = f" between {window} UTC" if window else ""
+    when = f" in the window {window} UTC" if window else ""
     call(
         context,
         "POST",

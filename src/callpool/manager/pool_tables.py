@@ -47,10 +47,9 @@ def window_notes(value: Mapping[str, Any], moment: Moment) -> list[str]:
         if wish:
             how = "with save" if wish["save"] else "without save"
             when = "is open" if wish["open"] else f"opens {moment(wish['opens'])}"
-            notes.append(
-                f"{device['name']} restarts {how} between {wish['window']} UTC; the window {when}; "
-                f"waits for {', '.join(wish['waits_for'])}."
-            )
+            window = f"the window {wish['window']} UTC, which {when}"
+            units = ", ".join(wish["waits_for"])
+            notes.append(f"{device['name']} restarts {how} in {window}: {units}.")
     return notes
 
 

@@ -107,13 +107,13 @@ def test_the_window_opens_by_the_managers_clock_for_those_who_are_there_and_thos
         status, out, _ = place.cli("restart", name, "--save", "--window", window)
         assert (status, out) == (
             0,
-            f"{name} is asked to restart with save between {window} UTC.\n",
+            f"{name} is asked to restart with save in the window {window} UTC.\n",
         )
     reply = place.a.contact()
     assert reply.restart is None
     assert HOUR < reply.poll_seconds <= 2 * HOUR + 1
     _, out, _ = place.cli("show")
-    assert f"b restarts with save between {window} UTC; the window opens " in out
+    assert f"b restarts with save in the window {window} UTC, which opens " in out
     with hints(place.a) as pulled:
         place.advance(2 * HOUR)
         next(pulled)  # by the manager's own sweep
