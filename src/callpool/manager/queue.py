@@ -34,6 +34,8 @@ class Request:
     #: When it was asked for, seconds since 1970, and who asked.
     asked_at: float
     who: str
+    #: The number of the hint that asked its tenant's units to report.
+    hint: int
     #: WAITING or MOVING.
     state: str
     #: What it waits for, per license type that is missing: a sentence for people.
@@ -52,6 +54,7 @@ def requests(tx: Tx) -> list[Request]:
             wanted=msgspec.json.decode(r["wanted"], type=dict[str, int]),
             asked_at=r["asked_at"],
             who=r["who"],
+            hint=r["hint"],
             state=r["state"],
             why=msgspec.json.decode(r["why"], type=dict[str, str]),
         )
@@ -71,12 +74,13 @@ def request_of(tx: Tx, device_id: int) -> Request | None:
 def add(change: Change, device_id: int, wanted: dict[str, int]) -> None:
     """Queue a request behind all others."""
     change.tx.run(
-        "INSERT INTO request (device_id, wanted, asked_at, who, state, why)"
-        " VALUES (:device, :wanted, :now, :who, :state, '{}')",
+        "INSERT INTO request (device_id, wanted, asked_at, who, hint, state, why)"
+        " VALUES (:device, :wanted, :now, :who, :hint, :state, '{}')",
         device=device_id,
         wanted=msgspec.json.encode(wanted).decode(),
         now=change.now,
         who=change.who,
+        hint=change.next_hint(),
         state=WAITING,
     )
 

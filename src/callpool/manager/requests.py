@@ -24,7 +24,7 @@ from callpool.manager.standing import takes, waits_for
 from callpool.manager.store.database import Row
 
 #: Reports older than this many polls say nothing of what is unused now.
-_FRESH_POLLS = 15.0
+_FRESH_POLLS = 4.0
 #: Why an allocation that can wait was not had at once.
 _CAN_WAIT = ("pool_exceeded", "tenant_exceeded", "requests_waiting")
 
@@ -208,7 +208,8 @@ def _donors(
 ) -> dict[str, tuple[Donor, Row]]:
     """Return who may give of a type, by name: what it has in force and does not use.
 
-    Only devices that have just reported, with all that was granted to them in force.
+    Only devices that have just reported, since the request was queued, with all that was
+    granted to them in force.
     """
     oldest = change.now - _FRESH_POLLS * poll_seconds * queue.pace(change.tx, request.tenant_id)
     out: dict[str, tuple[Donor, Row]] = {}
@@ -222,7 +223,15 @@ def _donors(
     ):
         units = units_of(change, device["device_id"])
         granted = _granted(change, device, name) if units else 0
-        unused = min((_unused(u, name, granted, oldest) for u in units), default=0)
+        unused = min(
+            (
+                _unused(u, name, granted)
+                if u["hint_seen"] >= request.hint and (u["last_contact"] or 0.0) >= oldest
+                else 0
+                for u in units
+            ),
+            default=0,
+        )
         if unused > 0:
             donor = Donor(
                 name=device["name"],
@@ -234,8 +243,8 @@ def _donors(
     return out
 
 
-def _unused(unit: Row, name: str, granted: int, oldest: float) -> int:
-    if unit["last_contact"] is None or unit["last_contact"] < oldest or not takes(unit):
+def _unused(unit: Row, name: str, granted: int) -> int:
+    if not takes(unit):
         return 0
     report: dict[str, Any] = msgspec.json.decode(unit["report"]) if unit["report"] else {}
     if report.get("applied_version") != unit["grant_version"]:

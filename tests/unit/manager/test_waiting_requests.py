@@ -165,6 +165,20 @@ def test_devices_that_apply_by_restart_show_what_is_waited_for(model: Model) -> 
     assert shares(model) == {"A": 200, "B": 250, "C": 50}
 
 
+def test_a_report_from_before_the_request_says_nothing_of_now(model: Model) -> None:
+    model.order(starts=START - DAY, ends=START + 400 * DAY, sbc_sessions=10)
+    model.add("A", "A", tenant=TENANT, apply="live")
+    model.add("C", "C", tenant=TENANT, apply="live")
+    model.allocate("A", sbc_sessions=10)
+    settle(model, "A")
+    model.devices["A"].in_use = {"sbc_sessions": 10}  # it filled up after its last report
+    wait(model, "C", sbc_sessions=5)
+    assert waiting(model) == [("C", "waiting")]
+    settle(model, "A")
+    assert waiting(model) == [("C", "waiting")]
+    assert shares(model) == {"A": 10, "C": 0}
+
+
 def test_a_report_that_is_old_says_nothing_of_now(model: Model) -> None:
     tenant_of_500(model)
     use(model, "A", 0)
@@ -193,6 +207,7 @@ def test_a_pair_waits_for_twice_its_share(model: Model) -> None:
         wait(model, "H", sbc_sessions=51)
     assert caught.value.code == "pool_exceeded"
     assert wait(model, "H", sbc_sessions=20) is True
+    settle(model, "A")  # reports that 60 are unused
     settle(model, "A")
     settle(model, "H1", "H2")
     assert waiting(model) == []

@@ -25,6 +25,7 @@ def upgrade() -> None:
         sa.Column("wanted", sa.Text, nullable=False),
         sa.Column("asked_at", sa.Float, nullable=False),
         sa.Column("who", sa.Text, nullable=False),
+        sa.Column("hint", sa.Integer, nullable=False),
         sa.Column("state", sa.Text, nullable=False),
         sa.Column("why", sa.Text, nullable=False),
         sa.CheckConstraint("state IN ('waiting', 'moving')", name="request_state"),
