@@ -167,14 +167,13 @@ class Manager:
         self.change(CLOCK, "", lambda change: None)
         return True
 
-    def import_order(self, who: str, source: str, envelope: bytes) -> PurchaseOrder:
+    def import_order(self, change: Change, envelope: bytes) -> PurchaseOrder:
         """Verify and import an order file for the pool.
 
         Raises as `verified_order`, LicenseError as `pools.import_order` does.
         """
         order = self.verified_order(envelope, POOL_ORDER)
-        text = envelope.decode().strip()
-        return self.change(who, source, lambda change: import_order(change, order, text))
+        return import_order(change, order, envelope.decode().strip())
 
     def import_smart_order(
         self, who: str, source: str, envelope: bytes, account: str, virtual_account: str

@@ -333,23 +333,6 @@ def remove_device(change: Change, name: str) -> None:
     change.journal("device_removed", device=name)
 
 
-def restart_device(change: Change, name: str, *, save: bool) -> None:
-    """Ask a device's units to restart their SIP service, each once.
-
-    With `save` what was received is applied by it. Raises LicenseError `unknown_device`.
-    """
-    device = device_by_name(change, name)
-    for unit in units_of(change, device["device_id"]):
-        change.tx.run(
-            "UPDATE unit SET restart_number = restart_number + 1, restart_save = :save"
-            " WHERE serial = :serial",
-            save=save,
-            serial=unit["serial"],
-        )
-        change.hint(unit["serial"])
-    change.journal("restart_asked", device=name, save=save)
-
-
 def replace_serial(change: Change, name: str, serial: str, by: str, *, old_is_off: bool) -> None:
     """Let serial number `by` take the place of `serial` in a device.
 

@@ -10,6 +10,7 @@ import msgspec
 from litestar import Request, Response, delete, get, patch, post, put
 
 from callpool.licensing.errors import CallpoolError, LicenseError
+from callpool.licensing.order import PurchaseOrder
 from callpool.manager import inventory, pools, requests, views
 from callpool.manager.access import Access
 from callpool.manager.change import Change
@@ -195,16 +196,14 @@ async def show_orders(request: AnyRequest) -> Answer:
 async def add_order(request: AnyRequest) -> Answer:
     """Import an order file."""
     manager: Manager = request.app.state.manager
-    access: Access = request.app.state.access
-    header, source = request.headers.get("authorization", ""), source_of(request)
     envelope = await read_body(request, ORDER_TYPES)
-
-    def run() -> Answer:
-        who = signed_in(access, header, source)
-        order = manager.import_order(who, source, envelope)
-        return answer(order.to_payload(), 201)
-
-    return await in_thread(run)
+    return await do(
+        request,
+        lambda change: manager.import_order(change, envelope),
+        then=PurchaseOrder.to_payload,
+        status=201,
+        previews=True,
+    )
 
 
 @get("/api/v1/tenants")

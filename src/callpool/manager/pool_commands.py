@@ -189,17 +189,19 @@ def allocate(
 def order(
     context: typer.Context,
     file: Annotated[Path, typer.Argument(help="The vendor's order file.")],
+    preview: Preview = False,
     as_json: Json = False,
 ) -> None:
     """Import a purchase order."""
     envelope = file.read_bytes()
     opened: Callable[[], ManagerClient] = context.obj
     with opened() as client:
-        shown(
-            client.import_order(envelope),
-            as_json,
-            lambda v: say(f"Order {v['order_id']} is imported: {v['counts']}."),
-        )
+        value = client.import_order(envelope, "/orders" + query(preview=preview))
+
+    def done(value: dict[str, Any]) -> None:
+        say(f"Order {value['order_id']} is imported: {value['counts']}.")
+
+    shown(value, as_json, say_preview if preview else done)
 
 
 @pool_app.command()

@@ -15,7 +15,7 @@ import msgspec
 
 from callpool.licensing.errors import LicenseError
 from callpool.manager.change import Change
-from callpool.manager.inventory import device_by_name, restart_device
+from callpool.manager.inventory import device_by_name
 from callpool.manager.ledger import units_of
 from callpool.manager.store.database import Row, Tx
 from callpool.wire.messages import RestartOrder
@@ -93,8 +93,7 @@ class Wish(msgspec.Struct, frozen=True, kw_only=True):
 
     def done(self, unit: Row) -> bool:
         """Tell whether the unit has nothing to do any more."""
-        report = msgspec.json.decode(unit["report"]) if unit["report"] else {}
-        carried_out = report.get("restart_done", 0) >= unit["restart_number"]
+        carried_out = _done(unit) >= unit["restart_number"]
         return bool(carried_out and (self.cancelled or self.given(unit)))
 
 
@@ -142,9 +141,37 @@ def ask(change: Change, device: Row, window: Window, *, save: bool) -> None:
 
 
 def restart_now(change: Change, name: str, *, save: bool) -> None:
-    """Ask for a restart at once, in place of one that waits; raises LicenseError as inventory."""
-    drop(change, device_by_name(change, name)["device_id"])
-    restart_device(change, name, save=save)
+    """Ask a device's units to restart their SIP service, each once, in place of what waits.
+
+    With `save` what was received is applied by it. Raises LicenseError as `device_by_name`.
+    """
+    device = device_by_name(change, name)
+    drop(change, device["device_id"])
+    for unit in units_of(change, device["device_id"]):
+        _number(change, unit, _done(unit), save=save)
+        change.hint(unit["serial"])
+    change.journal("restart_asked", device=name, save=save)
+
+
+def _done(unit: Row) -> int:
+    """Return the number of the last restart that a unit has reported to have carried out."""
+    report = msgspec.json.decode(unit["report"]) if unit["report"] else {}
+    return int(report.get("restart_done", 0))
+
+
+def _number(change: Change, unit: Row, done: int, *, save: bool) -> int:
+    """Give a unit its next restart, above every number that it has carried out.
+
+    A database that was restored from a backup may know of fewer.
+    """
+    number = max(int(unit["restart_number"]), done) + 1
+    change.tx.run(
+        "UPDATE unit SET restart_number = :number, restart_save = :save WHERE serial = :serial",
+        number=number,
+        save=save,
+        serial=unit["serial"],
+    )
+    return number
 
 
 def cancel(change: Change, device: Row) -> list[str]:
@@ -213,14 +240,8 @@ def order_for(change: Change, unit: Row, restart_done: int) -> RestartOrder | No
             return None
         until = wish.window.closes(change.now)
         if not wish.given(unit):
-            number, save = number + 1, wish.save
-            change.tx.run(
-                "UPDATE unit SET restart_number = :number, restart_save = :save"
-                " WHERE serial = :serial",
-                number=number,
-                save=save,
-                serial=unit["serial"],
-            )
+            save = wish.save
+            number = _number(change, unit, restart_done, save=save)
             change.journal("restart_ordered", serial=unit["serial"], window=str(wish.window))
     if number <= restart_done:
         return None

@@ -172,6 +172,17 @@ def test_orders_that_cannot_be_imported(
         check(capsys, code, said, "order", str(file))
 
 
+def test_the_preview_of_an_order_imports_nothing(
+    words: Path, capsys: pytest.CaptureFixture[str], site: Site
+) -> None:
+    file = words / "order.jose"
+    file.write_text(site.order("PO-9", sbc_sessions=5))
+    assert run(pool_app, ["order", str(file), "--preview"]) == 0
+    said = capsys.readouterr().out.splitlines()
+    assert said[0] == "Preview: nothing is changed."
+    assert "Pool, SBC Sessions: purchased 100 -> 105, free 100 -> 105." in said
+
+
 def test_above_the_devices_maximum_is_accepted_clipped_and_said(
     site: Site, manager: Running, words: Path
 ) -> None:

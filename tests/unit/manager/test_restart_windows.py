@@ -185,6 +185,20 @@ def test_a_restart_now_takes_the_place_of_one_that_waits(model: Model) -> None:
     assert poll(model, done=order.number).restart is None
 
 
+def test_a_device_that_has_done_more_than_the_database_knows_still_restarts(model: Model) -> None:
+    """The manager was restored from a backup: the device's last number is the higher one."""
+    ask(model, window="12:00-13:00")
+    order = poll(model, done=5).restart
+    assert order is not None
+    assert order.number == 6
+    assert poll(model, done=6).restart is None
+    assert poll(model, done=9).restart is None
+    model.change(lambda c: windows.restart_now(c, "a", save=True))
+    later = poll(model, done=9).restart
+    assert later is not None
+    assert later.number == 10
+
+
 def test_a_removed_device_keeps_no_wish(model: Model) -> None:
     ask(model)
     model.change(lambda c: inventory.remove_device(c, "a"))
