@@ -2,121 +2,46 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import Final
 
 import msgspec
+
+from callpool.licensing.alarm_table import CALLS_UNCERTAIN as CALLS_UNCERTAIN
+from callpool.licensing.alarm_table import CLOCK_BEHIND as CLOCK_BEHIND
+from callpool.licensing.alarm_table import CLOCK_SKEW as CLOCK_SKEW
+from callpool.licensing.alarm_table import CLONE_LOCKED as CLONE_LOCKED
+from callpool.licensing.alarm_table import CONTACT_LOST as CONTACT_LOST
+from callpool.licensing.alarm_table import DEFINITIONS
+from callpool.licensing.alarm_table import FLASH_FAILED as FLASH_FAILED
+from callpool.licensing.alarm_table import FLASH_FELL_BACK as FLASH_FELL_BACK
+from callpool.licensing.alarm_table import GATE_DOWN as GATE_DOWN
+from callpool.licensing.alarm_table import KEY_ENDED as KEY_ENDED
+from callpool.licensing.alarm_table import KEY_ENDS as KEY_ENDS
+from callpool.licensing.alarm_table import LEASE_WARNING_CODE as LEASE_WARNING_CODE
+from callpool.licensing.alarm_table import NOT_ENROLLED as NOT_ENROLLED
+from callpool.licensing.alarm_table import NOT_LISTED as NOT_LISTED
+from callpool.licensing.alarm_table import NOT_MANAGED as NOT_MANAGED
+from callpool.licensing.alarm_table import OVER_ALLOCATED as OVER_ALLOCATED
+from callpool.licensing.alarm_table import REPLY_REFUSED as REPLY_REFUSED
+from callpool.licensing.alarm_table import RESTART_PENDING as RESTART_PENDING
+from callpool.licensing.alarm_table import SESSIONS_NEARLY_USED as SESSIONS_NEARLY_USED
+from callpool.licensing.alarm_table import (
+    SMART_AUTHORIZATION_EXPIRED as SMART_AUTHORIZATION_EXPIRED,
+)
+from callpool.licensing.alarm_table import SMART_CLOCK as SMART_CLOCK
+from callpool.licensing.alarm_table import SMART_EVAL_EXPIRED as SMART_EVAL_EXPIRED
+from callpool.licensing.alarm_table import SMART_EVALUATION as SMART_EVALUATION
+from callpool.licensing.alarm_table import SMART_OUT_OF_COMPLIANCE as SMART_OUT_OF_COMPLIANCE
+from callpool.licensing.alarm_table import SMART_REGISTRATION_FAILED as SMART_REGISTRATION_FAILED
+from callpool.licensing.alarm_table import SMART_RENEWAL_FAILED as SMART_RENEWAL_FAILED
+from callpool.licensing.alarm_table import TWO_MODES as TWO_MODES
+from callpool.licensing.alarm_table import USERS_NEARLY_USED as USERS_NEARLY_USED
 
 #: Seconds before the lease's end at which the warning begins.
 LEASE_WARNING: Final = 86400.0
 
 #: Seconds before a local key's end at which the warning begins.
 KEY_WARNING: Final = 30 * 86400.0
-
-CONTACT_LOST: Final = "contact_lost"
-LEASE_WARNING_CODE: Final = "lease_warning"
-OVER_ALLOCATED: Final = "over_allocated"
-RESTART_PENDING: Final = "restart_pending"
-CLONE_LOCKED: Final = "clone_locked"
-CLOCK_SKEW: Final = "clock_skew"
-CLOCK_BEHIND: Final = "clock_behind"
-GATE_DOWN: Final = "gate_down"
-CALLS_UNCERTAIN: Final = "calls_uncertain"
-FLASH_FELL_BACK: Final = "flash_fell_back"
-FLASH_FAILED: Final = "flash_write_failed"
-REPLY_REFUSED: Final = "reply_refused"
-NOT_ENROLLED: Final = "enrolment_failed"
-NOT_LISTED: Final = "not_listed"
-NOT_MANAGED: Final = "not_managed"
-KEY_ENDS: Final = "local_key_ends"
-KEY_ENDED: Final = "local_key_ended"
-TWO_MODES: Final = "two_modes"
-SMART_EVALUATION: Final = "smart_evaluation_ends"
-SMART_EVAL_EXPIRED: Final = "smart_evaluation_expired"
-SMART_RENEWAL_FAILED: Final = "smart_renewal_failed"
-SMART_OUT_OF_COMPLIANCE: Final = "smart_out_of_compliance"
-SMART_AUTHORIZATION_EXPIRED: Final = "smart_authorization_expired"
-SMART_REGISTRATION_FAILED: Final = "smart_registration_failed"
-SMART_CLOCK: Final = "smart_clock_out_of_range"
-
-#: code -> (severity, sentence); `{}` takes what the raiser adds.
-ALARMS: Final[Mapping[str, tuple[str, str]]] = {
-    CONTACT_LOST: ("major", "The last contact with the license server failed: {}"),
-    LEASE_WARNING_CODE: (
-        "critical",
-        "The lease of the pool's licenses ends in {}; then only the local key counts.",
-    ),
-    OVER_ALLOCATED: (
-        "major",
-        "Local and pool licenses together exceed what the device supports at most: {}",
-    ),
-    RESTART_PENDING: (
-        "minor",
-        "New licenses have arrived; restart with save to apply them.",
-    ),
-    CLONE_LOCKED: (
-        "critical",
-        "The license server holds this serial number for a clone or a rolled-back machine; "
-        "an operator must decide there.",
-    ),
-    CLOCK_SKEW: ("minor", "This device's clock and the license server's differ: {}"),
-    CLOCK_BEHIND: (
-        "major",
-        "The clock was behind at the start: only the local key counts until the license "
-        "server's signed time arrives.",
-    ),
-    GATE_DOWN: ("critical", "The SIP service is not confirmed to follow the license: {}"),
-    CALLS_UNCERTAIN: (
-        "warning",
-        "{} calls are counted as in progress without being certain.",
-    ),
-    FLASH_FELL_BACK: (
-        "warning",
-        "The newest generation of the flash was damaged; the one before it was taken.",
-    ),
-    FLASH_FAILED: ("critical", "What arrived could not be written and is not applied: {}"),
-    REPLY_REFUSED: ("major", "A reply was refused: {}"),
-    NOT_ENROLLED: ("major", "The device is not enrolled with its license server: {}"),
-    NOT_LISTED: (
-        "major",
-        "The license server does not list this device; add it to the pool there.",
-    ),
-    NOT_MANAGED: (
-        "major",
-        "The license server lists this device, but its pool does not manage it; manage it "
-        "there, or remove it.",
-    ),
-    KEY_ENDS: ("warning", "The local license key ends in {}; install a new one."),
-    KEY_ENDED: (
-        "major",
-        "The local license key {} has ended: its counts and features are out of force.",
-    ),
-    TWO_MODES: (
-        "minor",
-        "The pool has given licenses to a device in smart mode; they are not used. Take the "
-        "device out of the pool, or disable smart licensing.",
-    ),
-    SMART_EVALUATION: ("warning", "The evaluation period ends in {}; register the device."),
-    SMART_EVAL_EXPIRED: (
-        "critical",
-        "The evaluation period has ended and calls are refused; register the device.",
-    ),
-    SMART_RENEWAL_FAILED: ("major", "The license authorization could not be renewed: {}"),
-    SMART_OUT_OF_COMPLIANCE: (
-        "major",
-        "Out of compliance: more calls per second are configured than purchased, or the "
-        "authority refused too often{}.",
-    ),
-    SMART_AUTHORIZATION_EXPIRED: (
-        "critical",
-        "The license authorization has expired: the authority was not reached for 90 days{}.",
-    ),
-    SMART_REGISTRATION_FAILED: ("major", "The registration failed: {}"),
-    SMART_CLOCK: (
-        "critical",
-        "The clock is outside the ID certificate's dates; in {} the registration ends.",
-    ),
-}
 
 
 class Alarm(msgspec.Struct, frozen=True, kw_only=True):
@@ -129,8 +54,8 @@ class Alarm(msgspec.Struct, frozen=True, kw_only=True):
 
 def alarm(code: str, detail: str = "") -> Alarm:
     """Return the alarm `code`, its sentence filled with `detail`."""
-    severity, text = ALARMS[code]
-    return Alarm(code=code, severity=severity, text=text.format(detail))
+    found = DEFINITIONS[code]
+    return Alarm(code=code, severity=found.severity.name.lower(), text=found.text.format(detail))
 
 
 def span(seconds: float) -> str:
