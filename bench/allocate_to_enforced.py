@@ -51,8 +51,8 @@ class Prober:
             "Max-Forwards: 70\r\nContent-Length: 0\r\n\r\n"
         ).encode()
 
-    def until_admitted(self, limit: float) -> float:
-        """Offer INVITEs until one is admitted; return when its answer came (perf_counter)."""
+    def until_admitted(self, limit: float, admitted: int = 486) -> float:
+        """Offer INVITEs until one is answered `admitted`; return when that came (perf_counter)."""
         deadline = time.perf_counter() + limit
         while time.perf_counter() < deadline:
             self._number += 1
@@ -60,7 +60,7 @@ class Prober:
             begun = time.perf_counter()
             while time.perf_counter() < begun + STEP:
                 code = self._answer()
-                if code == 486:
+                if code == admitted:
                     return time.perf_counter()
         raise SystemExit("no INVITE was admitted in time")
 
