@@ -24,6 +24,7 @@ import structlog
 
 from callpool.device import alarms as al
 from callpool.device.agent import Agent
+from callpool.device.alarm_book import AlarmBook
 from callpool.device.control import Command, Control
 from callpool.device.core import Core
 from callpool.device.errors import DeviceError
@@ -171,6 +172,7 @@ class Device:
         self.agent = Agent(
             core=self.core, layout=self.layout, identity=self.layout.load_identity(), link=link
         )
+        self.alarms = AlarmBook(self.layout.alarms, self.core)
         self.control = Control(self.layout.control, self._commands())
         self.faces = Faces(self.layout.root, self.core)
         self._end_sip = True
@@ -187,6 +189,10 @@ class Device:
 
         async def status(_: dict[str, Any]) -> Any:
             return agent.status()
+
+        async def alarms(request: dict[str, Any]) -> Any:
+            after = request.get("after")
+            return self.alarms.report(after=after if isinstance(after, int) else None)
 
         async def running(_: dict[str, Any]) -> Any:
             return self.running()
@@ -237,6 +243,7 @@ class Device:
         return {
             "smart": smart.command,
             "status": status,
+            "alarms": alarms,
             "running": running,
             "restart": restart,
             "pull": pull,
@@ -267,16 +274,21 @@ class Device:
         faces: asyncio.Task[None] | None = None
         try:
             await self.agent.start()
+            await self.alarms.start()
             await self.control.start()
             if self.settings.pages:
                 faces = asyncio.create_task(self.faces.run())
                 await asyncio.sleep(0)
-            keep = asyncio.create_task(self._keep_run_file())
+            beside = [
+                asyncio.create_task(self._keep_run_file()),
+                asyncio.create_task(self.alarms.run()),
+            ]
             try:
                 await self.agent.run()
             finally:
-                keep.cancel()
-                await asyncio.gather(keep, return_exceptions=True)
+                for task in beside:
+                    task.cancel()
+                await asyncio.gather(*beside, return_exceptions=True)
         finally:
             if faces is not None:
                 faces.cancel()

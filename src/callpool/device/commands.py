@@ -10,6 +10,7 @@ import msgspec
 import typer
 from rich.table import Table
 
+from callpool.device.alarm_commands import alarms
 from callpool.device.alarms import span
 from callpool.device.app import run_device
 from callpool.device.control import ask
@@ -36,6 +37,7 @@ device_app.add_typer(key_app, name="key")
 device_app.add_typer(smart_app, name="smart")
 floating_app = typer.Typer(no_args_is_help=True, help="Floating licensing.")
 device_app.add_typer(floating_app, name="floating")
+device_app.command()(alarms)
 
 
 @device_app.command()

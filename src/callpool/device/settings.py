@@ -135,6 +135,11 @@ class Layout:
         return self.root / "usage.json"
 
     @property
+    def alarms(self) -> Path:
+        """The alarms that are active, and their history."""
+        return self.root / "alarms.json"
+
+    @property
     def identity(self) -> Path:
         """The device's ID key."""
         return self.root / "identity.pem"

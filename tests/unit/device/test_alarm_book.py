@@ -1,0 +1,117 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from device_world import DAY, FakeUsage, World
+
+from callpool.device.alarm_book import AlarmBook
+from callpool.licensing.alarm_table import POOL_APPLICATION, POOL_INFRASTRUCTURE, Severity
+
+
+async def world_and_book(tmp_path: Path) -> tuple[World, AlarmBook]:
+    world = World(tmp_path / "device")
+    await world.start()
+    book = AlarmBook(world.layout.alarms, world.agent.core)
+    await book.start()
+    await book.look()
+    return world, book
+
+
+def told(book: AlarmBook, after: int = 0) -> list[tuple[str, Severity, str]]:
+    return [(e.oid, e.severity, e.code) for e in book.report(after=after).history]
+
+
+async def test_each_cause_on_the_device_is_raised_changed_and_cleared(tmp_path: Path) -> None:
+    world, book = await world_and_book(tmp_path)
+    assert not book.report().active
+    world.manager.allocate(10, 3)
+    await world.agent.pull()
+    await world.go(0.0)
+    await book.look()
+    assert told(book) == [(POOL_APPLICATION, Severity.MAJOR, "restart_pending")]
+    await world.restart(save=True)
+    await book.look()
+    assert told(book, after=1) == [(POOL_APPLICATION, Severity.CLEARED, "restart_pending")]
+    # The manager is lost, and the lease nears its end: one alarm that grows graver.
+    world.link.down = True
+    await world.agent.pull()
+    await world.go(0.0)
+    await book.look()
+    await world.go(6.5 * DAY)
+    await book.look()
+    assert told(book, after=2) == [
+        (POOL_INFRASTRUCTURE, Severity.MAJOR, "contact_lost"),
+        (POOL_INFRASTRUCTURE, Severity.CRITICAL, "lease_warning"),
+    ]
+    world.link.down = False
+    await world.agent.pull()
+    await world.go(0.0)
+    await book.look()
+    assert told(book, after=4) == [(POOL_INFRASTRUCTURE, Severity.CLEARED, "lease_warning")]
+    await world.crash()
+
+
+async def test_a_restart_tells_nothing_twice_and_loses_nothing(tmp_path: Path) -> None:
+    world, book = await world_and_book(tmp_path)
+    world.manager.allocate(10, 3)
+    await world.agent.pull()
+    await world.go(0.0)
+    await book.look()
+    await world.crash()
+    world.clock.advance(30.0)
+    await world.start()
+    again = AlarmBook(world.layout.alarms, world.agent.core)
+    await again.start()
+    await again.look()
+    assert told(again) == [(POOL_APPLICATION, Severity.MAJOR, "restart_pending")]
+    assert [e.sequence for e in again.report().active] == [1]
+    assert again.report().started > book.report().started, "by this a restart is known"
+    await world.crash()
+
+
+async def test_use_is_alarmed_with_hysteresis_and_everybody_sees_it(tmp_path: Path) -> None:
+    world, book = await world_and_book(tmp_path)
+    world.manager.allocate(95, 3)
+    await world.agent.pull()
+    await world.go(0.0)
+    await world.restart(save=True)
+    seen = []
+    for sessions in (94, 95, 81, 80, 94):
+        world.gate.used = FakeUsage(sessions=sessions)
+        await book.look()
+        seen.append("sessions_nearly_used" in world.alarms())
+    assert seen == [False, True, True, False, False]
+    assert [s for _, s, c in told(book) if c == "sessions_nearly_used"] == [
+        Severity.WARNING,
+        Severity.CLEARED,
+    ]
+    await world.crash()
+
+
+async def test_a_disk_that_is_full_loses_no_alarm_and_a_damaged_file_no_device(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    world, book = await world_and_book(tmp_path)
+    world.manager.allocate(10, 3)
+    await world.agent.pull()
+    await world.go(0.0)
+
+    def full(*_: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    with monkeypatch.context() as patched:
+        patched.setattr("callpool.device.alarm_book.write_durably", full)
+        await book.look()
+    assert len(book.report().active) == 1
+    assert not world.layout.alarms.exists()
+    await book.look()
+    assert world.layout.alarms.exists(), "written as soon as it can be"
+    assert world.layout.alarms.stat().st_mode & 0o777 == 0o600
+    world.layout.alarms.write_bytes(b"{")
+    anew = AlarmBook(world.layout.alarms, world.agent.core)
+    await anew.start()
+    await anew.look()
+    assert told(anew) == [(POOL_APPLICATION, Severity.MAJOR, "restart_pending")]
+    assert any(event == "alarms_unreadable" for event, _ in world.journal.lines)
+    await world.crash()
