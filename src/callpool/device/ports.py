@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Mapping
-from typing import Protocol
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from typing import Any, Protocol
 
 from callpool.licensing.admission import AdmissionPolicy
+
+#: Queues work for the agent's loop.
+Post = Callable[[Callable[[], Awaitable[Any]]], object]
 
 
 class Usage(Protocol):

@@ -1,12 +1,14 @@
-"""Puts the device's status together from its core."""
+"""What the device says of itself, put together from its core: its status, and to its manager."""
 
 from __future__ import annotations
 
 from callpool.device import alarms as al
 from callpool.device.active import active_alarms
-from callpool.device.contact import version
+from callpool.device.alarms import Alarm
+from callpool.device.contact import contact_request, version
 from callpool.device.core import Core
 from callpool.device.modes import mode
+from callpool.device.record import Pending
 from callpool.device.service import out_of_service
 from callpool.device.smart_status import SmartStatus, smart_status
 from callpool.device.status import (
@@ -20,7 +22,8 @@ from callpool.device.status import (
     server_status,
 )
 from callpool.licensing.smart_events import Moment
-from callpool.wire.messages import MANAGED
+from callpool.wire.keys import SigningKey
+from callpool.wire.messages import MANAGED, UsageMinute
 
 
 def report(
@@ -91,4 +94,31 @@ def smart_report(core: Core) -> SmartStatus:
         call_policy=core.settings.call_policy,
         cps_policy=core.settings.cps_policy,
         maximum=core.smart_maximum,
+    )
+
+
+def contact_now(
+    core: Core,
+    *,
+    url: str,
+    identity: SigningKey,
+    reason: str,
+    minutes: tuple[UsageMinute, ...] = (),
+    alarms: tuple[Alarm, ...] = (),
+) -> Pending:
+    """Sign a contact that says how the device is now; as `contact_request`."""
+    now = core.now()
+    return contact_request(
+        core.opened,
+        url=url,
+        identity=identity,
+        actual=core.actual(now),
+        confirmed_version=core.confirmed_version,
+        now=now,
+        time=core.time(now),
+        reason=reason,
+        minutes=minutes,
+        usage=core.gate.usage(),
+        alarms=alarms,
+        mode=mode(core),
     )

@@ -20,12 +20,13 @@ from typing import Final
 
 import msgspec
 
-from callpool.device.contact import contact_request, discarded, repeatable
+from callpool.device.contact import discarded, repeatable
 from callpool.device.core import Core
 from callpool.device.errors import DeviceError
-from callpool.device.modes import mode
+from callpool.device.exchange import Answer
 from callpool.device.ports import Link
 from callpool.device.record import Opened, Pending, Pool
+from callpool.device.report import contact_now
 from callpool.device.settings import Layout
 from callpool.device.smart_record import SmartRecord
 from callpool.device.trust import certified_key, fresh_reply
@@ -147,44 +148,37 @@ class FactoryReset:
         if pool.pending is not None and repeatable(pool.pending, CONTACT_PATH, now):
             return pool.pending
         try:
-            pending = contact_request(
-                core.opened,
-                url=link.url(CONTACT_PATH),
-                identity=identity,
-                actual=core.actual(now),
-                confirmed_version=core.confirmed_version,
-                now=now,
-                time=core.time(now),
-                reason=FACTORY_RESET,
-                usage=core.gate.usage(),
-                alarms=(),
-                mode=mode(core),
+            pending = contact_now(
+                core, url=link.url(CONTACT_PATH), identity=identity, reason=FACTORY_RESET
             )
             await core.change_pending(pending)
         except CallpoolError as error:
-            self.unheard(error)
+            self._unheard(error)
             return None
         return pending
 
-    def heard(self, pending: Pending, envelope: str) -> None:
+    async def answered(self, pending: Pending, outcome: Answer) -> None:
         """Take the reply to the last contact: only the manager's own says that it heard."""
         opened = self._core.opened
+        if isinstance(outcome, CallpoolError):
+            self._unheard(outcome)
+            return
         if opened.ring is None:  # pragma: no cover - the contact was made under it
             return
         try:
             fresh_reply(
-                envelope,
+                outcome,
                 opened.ring,
                 serial=opened.license.serial,
                 nonce=pending.nonce,
                 now=self._core.time(self._core.now()),
             )
         except CallpoolError as error:
-            self.unheard(error)
+            self._unheard(error)
         else:
             self._heard = Outcome(told=True)
 
-    def unheard(self, error: CallpoolError) -> None:
+    def _unheard(self, error: CallpoolError) -> None:
         """Note that the manager was not reached, or did not take it."""
         self._heard = Outcome(
             told=False, code=error.code, sentence=error.sentence, lease_end=self._lease_end

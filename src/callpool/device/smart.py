@@ -10,17 +10,17 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import math
-import random
-from collections.abc import Awaitable, Callable
 from dataclasses import replace
-from typing import Any, Final
+from typing import Final
 
 import msgspec
 
 from callpool.device.core import Core
 from callpool.device.errors import DeviceError, LinkError
+from callpool.device.exchange import Answer, Exchange
+from callpool.device.hints import HintStream
 from callpool.device.manager_link import STREAM_OPEN, new_nonce
-from callpool.device.ports import Link
+from callpool.device.ports import Link, Post
 from callpool.device.settings import Layout, read_token
 from callpool.device.smart_contact import Answered, judge, request
 from callpool.device.smart_log import SmartLog
@@ -38,20 +38,12 @@ from callpool.wire.keys import SigningKey
 from callpool.wire.smart_messages import SMART_HINTS, SMART_HINTS_PATH, SmartHintsRequest
 from callpool.wire.tokens import split
 
-#: Seconds that one exchange may take in all.
-EXCHANGE_LIMIT: Final = 60.0
-#: The shortest and longest wait in seconds before the hint stream is opened again.
-HINTS_BACKOFF: Final = (0.5, 60.0)
-#: The least real time in seconds between two hints that are heeded.
-HINT_PACE: Final = 0.2
 #: An answer to bytes older than this (seconds) is followed by a question with fresh ones.
 FRESH: Final = 60.0
 #: Bytes older than this (seconds) are not sent again: the keys that signed the answer to them
 #: may be out of date.
 OLD: Final = 86400.0
 
-#: Queues work for the agent's loop.
-Post = Callable[[Callable[[], Awaitable[Any]]], None]
 #: What became of a contact: a failure's code and sentence, both empty for a success.
 Outcome = tuple[str, str]
 
@@ -64,9 +56,8 @@ class Smart:
         self._core, self._layout, self._link, self._post = core, layout, link, post
         self._log = SmartLog(layout.smart_log)
         self._identity: SigningKey | None = None
-        self._task: asyncio.Task[None] | None = None
-        self._listener: asyncio.Task[None] | None = None
-        self._registered = asyncio.Event()
+        self._exchange = Exchange(post, "The authority")
+        self._hints = HintStream(link, SMART_HINTS_PATH, request=self._listening, heard=self._heard)
         self._waiting: list[tuple[Contact, asyncio.Future[Outcome]]] = []
         #: Whether the bytes under way were sent before, and when these were sent (boottime).
         self._repeated = False
@@ -93,7 +84,7 @@ class Smart:
     @property
     def busy(self) -> bool:
         """Whether a contact is under way."""
-        return self._task is not None
+        return self._exchange.busy
 
     def next_due(self) -> float:
         """Return the seconds until something is due, infinity for never."""
@@ -112,21 +103,18 @@ class Smart:
             state = self.agent.effective
             started = Happened(event=Event.RESTART, before=state, after=state)
             self._tell((started,), self.agent)
-        self._follow()
-        if self._link is not None:
-            self._listener = asyncio.create_task(self._listen(self._link))
+        self._hints.want(self.agent.registered)
+        self._hints.start()
 
     async def close(self) -> None:
         """End the tasks."""
-        for task in (self._listener, self._task):
-            if task is not None:
-                task.cancel()
-                await asyncio.gather(task, return_exceptions=True)
+        await self._hints.close()
+        await self._exchange.give_up()
 
     def dropped(self) -> None:
         """Take note of a factory reset: the registration is gone, and so is its ID key."""
         self._identity = None
-        self._follow()
+        self._hints.want(self.agent.registered)
 
     async def tick(self) -> None:
         """Do all that is due now."""
@@ -232,14 +220,8 @@ class Smart:
         if agent.register_at is None:
             with contextlib.suppress(OSError):
                 self._layout.smart_token.unlink(missing_ok=True)
-        self._follow()
+        self._hints.want(self.agent.registered)
         self._tell(outputs, agent)
-
-    def _follow(self) -> None:
-        if self.agent.registered:
-            self._registered.set()
-        else:
-            self._registered.clear()
 
     def _tell(self, outputs: tuple[Output, ...], agent: SmartAgent) -> None:
         now = self.now().time
@@ -298,10 +280,11 @@ class Smart:
             self._core.hold_smart(msgspec.structs.replace(self.record, agent=agent))
             await self._failed(asking, error)
             return
-        if self._task is not None:
-            self._task.cancel()
         self._sent = self._core.now().boottime
-        self._task = asyncio.create_task(self._exchange(link, asking, pending))
+        self._exchange.begin(
+            lambda: link.answer(pending.path, pending.envelope),
+            lambda outcome: self._answered(asking, pending, outcome),
+        )
 
     def _sign(self, link: Link, asking: Asking) -> SmartPending:
         secret = ""
@@ -322,24 +305,10 @@ class Smart:
             maximum=self._core.smart_maximum,
         )
 
-    async def _exchange(self, link: Link, asking: Asking, pending: SmartPending) -> None:
-        outcome: str | CallpoolError
-        try:
-            async with asyncio.timeout(EXCHANGE_LIMIT):
-                outcome = await link.answer(pending.path, pending.envelope)
-        except CallpoolError as error:
-            outcome = error
-        except TimeoutError:
-            outcome = LinkError("manager_unreachable", "The authority did not answer in time.")
-        self._post(lambda: self._answered(asking, pending, outcome))
-
-    async def _answered(
-        self, asking: Asking, pending: SmartPending, outcome: str | CallpoolError
-    ) -> None:
+    async def _answered(self, asking: Asking, pending: SmartPending, outcome: Answer) -> None:
         asked = self.agent.asked
         if asked is None or asked.number != asking.number:
             return  # overtaken: the request stays pending and is settled by the next contact
-        self._task = None
         if isinstance(outcome, CallpoolError):
             await self._failed(asking, outcome)
             return
@@ -424,36 +393,21 @@ class Smart:
             agent, outputs = self.agent.receive(Occurrence(Event.HINT), self.now())
             await self._hold(agent, outputs, less=True)
 
-    async def _listen(self, link: Link) -> None:
-        """Keep the hint stream open while registered; each hint asks for an authorization."""
-        loop = asyncio.get_running_loop()
-        shortest, longest = HINTS_BACKOFF
-        backoff = shortest
-        while True:
-            await self._registered.wait()
-            began, wait = loop.time(), 0.0
-            body = SmartHintsRequest(
-                url=link.url(SMART_HINTS_PATH),
-                nonce=new_nonce(),
-                serial=self._core.settings.serial,
-                time=self.now().time,
-                instance_id=self.record.instance_id,
-            )
-            try:
-                signed = sign(self._key(), SMART_HINTS, body)
-                async for name in link.hints(SMART_HINTS_PATH, signed):
-                    if not self._registered.is_set():
-                        break
-                    if name != STREAM_OPEN:
-                        self._post(self._hinted)
-                        await asyncio.sleep(HINT_PACE)
-            except CallpoolError as error:
-                wait = (error.retry_after or 0.0) if isinstance(error, LinkError) else 0.0
-            if loop.time() - began > longest:
-                backoff = shortest
-            jittered = backoff * random.uniform(0.5, 1.0)  # noqa: S311 - spreads load, no secret
-            await asyncio.sleep(max(wait, jittered))
-            backoff = min(backoff * 2, longest)
+    def _listening(self) -> str:
+        """Sign the request that opens the hint stream; raises DeviceError."""
+        assert self._link is not None
+        body = SmartHintsRequest(
+            url=self._link.url(SMART_HINTS_PATH),
+            nonce=new_nonce(),
+            serial=self._core.settings.serial,
+            time=self.now().time,
+            instance_id=self.record.instance_id,
+        )
+        return sign(self._key(), SMART_HINTS, body)
+
+    def _heard(self, name: str) -> None:
+        if name != STREAM_OPEN:
+            self._post(self._hinted)
 
 
 def _unwritten(error: OSError) -> DeviceError:

@@ -410,10 +410,8 @@ class World:
 
     async def crash(self) -> None:
         """End the core as a kill does: nothing is written."""
-        for task in (self.agent._listener, self.agent._contact):
-            if task is not None:
-                task.cancel()
-                await asyncio.gather(task, return_exceptions=True)
+        await self.agent.contacts._hints.close()
+        await self.agent.contacts.give_up()
 
     async def go(self, seconds: float) -> None:
         """Let `seconds` pass, doing all that comes due on the way."""

@@ -227,9 +227,7 @@ async def test_live_is_applied_in_place_and_confirmed_at_once(world: World) -> N
 async def test_a_hint_makes_it_pull(world: World) -> None:
     world.manager.apply = APPLY_LIVE
     world.manager.allocate(3)
-    from callpool.device.agent import _Hinted
-
-    await world.agent._handle(_Hinted("message"))
+    world.agent.contacts._heard("message")
     await world.go(0.0)
     assert world.row() == (3, 5, 8)
     assert "hint" in [r.reason for r in world.manager.requests]

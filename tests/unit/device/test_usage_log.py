@@ -134,11 +134,13 @@ async def test_a_lost_reply_has_the_same_minutes_told_again(tmp_path: Path) -> N
     await world.go(0.0)
     first = world.manager.requests[-1].usage
     assert first
-    assert world.agent._usage.due(first[-1].at + 60) == first, "kept: no reply has proved it"
+    assert world.agent.contacts._usage.due(first[-1].at + 60) == first, (
+        "kept: no reply has proved it"
+    )
     await world.go(901.0)
     assert world.manager.envelopes[-3] == world.manager.envelopes[-2], "the same bytes again"
     assert world.manager.requests[-1].usage[0].at > first[-1].at
-    assert world.agent._usage.due(first[-1].at + 60) == ()
+    assert world.agent.contacts._usage.due(first[-1].at + 60) == ()
 
 
 async def test_without_trusted_time_nothing_is_counted_into_a_wrong_minute(tmp_path: Path) -> None:
@@ -149,9 +151,9 @@ async def test_without_trusted_time_nothing_is_counted_into_a_wrong_minute(tmp_p
     world.link.down = True
     world.clock.boot(off=10.0, wall=NOW - 86400.0 * 400)
     await world.start()
-    before = [m.at for m in world.agent._usage.due(1e12)]
+    before = [m.at for m in world.agent.contacts._usage.due(1e12)]
     await world.go(300.0)
-    assert [m.at for m in world.agent._usage.due(1e12)] == before
+    assert [m.at for m in world.agent.contacts._usage.due(1e12)] == before
 
 
 async def test_a_factory_reset_drops_what_the_next_manager_has_no_business_with(
@@ -162,8 +164,8 @@ async def test_a_factory_reset_drops_what_the_next_manager_has_no_business_with(
     world.gate.used = FakeUsage(sessions=3)
     await world.go(600.0)
     assert world.layout.usage.exists()
-    assert world.agent._usage.due(1e12)
+    assert world.agent.contacts._usage.due(1e12)
     end = world.clock.now().wall
     await world.agent.factory_reset("S1")
     await world.go(0.0)
-    assert all(m.at + 60 > end for m in world.agent._usage.due(1e12))
+    assert all(m.at + 60 > end for m in world.agent.contacts._usage.due(1e12))
