@@ -17,7 +17,7 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Final
+from typing import Any
 
 import msgspec
 import structlog
@@ -33,14 +33,12 @@ from callpool.device.gate import KamailioGate
 from callpool.device.gate.driver import Alarm as GateAlarm
 from callpool.device.gate.settings import GateSettings
 from callpool.device.journal import FileJournal
+from callpool.device.keeper import Faces
 from callpool.device.manager_link import ManagerLink
 from callpool.device.settings import Layout, Settings
 from callpool.device.smart_door import SmartDoor
 from callpool.host.clock import clock_for
 from callpool.host.files import write_durably
-
-#: Seconds before faces that died are started again; doubled each time up to the second.
-FACES_BACKOFF: Final = (0.5, 30.0)
 
 
 class Running(msgspec.Struct, frozen=True, kw_only=True):
@@ -95,58 +93,6 @@ def only_one(layout: Layout) -> Iterator[None]:
                 "already_running", f"A device already runs in {layout.root}."
             ) from error
         yield
-
-
-class Faces:
-    """The faces: a process of their own, whose load and death never touch the core."""
-
-    def __init__(self, root: Path, core: Core) -> None:
-        """Serve the pages of the device in `root` once started."""
-        self._root, self._core = root, core
-        self._process: asyncio.subprocess.Process | None = None
-
-    @property
-    def pid(self) -> int:
-        """The faces' process id, 0 while there are none."""
-        return self._process.pid if self._process and self._process.returncode is None else 0
-
-    async def run(self) -> None:
-        """Keep the faces up until cancelled; then end them."""
-        shortest, longest = FACES_BACKOFF
-        backoff = shortest
-        loop = asyncio.get_running_loop()
-        try:
-            while True:
-                began = loop.time()
-                # They end by themselves when their standard input closes: a core that is
-                # killed leaves none behind on the pages' port.
-                self._process = await asyncio.create_subprocess_exec(
-                    sys.executable,
-                    "-m",
-                    "callpool.device.faces",
-                    str(self._root),
-                    stdin=asyncio.subprocess.PIPE,
-                )
-                status = await self._process.wait()
-                self._core.note("faces_ended", status=status)
-                backoff = shortest if loop.time() - began > 10.0 else min(backoff * 2, longest)
-                await asyncio.sleep(backoff)
-        finally:
-            await self._end()
-
-    async def _end(self) -> None:
-        process = self._process
-        if process is None or process.returncode is not None:
-            return
-        with contextlib.suppress(ProcessLookupError):
-            process.terminate()
-        try:
-            async with asyncio.timeout(5.0):
-                await process.wait()
-        except TimeoutError:
-            with contextlib.suppress(ProcessLookupError):
-                process.kill()
-            await process.wait()
 
 
 class Device:

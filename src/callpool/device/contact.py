@@ -184,8 +184,9 @@ def take(
         pool = msgspec.structs.replace(
             pool, removed=True, applied=pool.applied if held.applied else None
         )
-    record = msgspec.structs.replace(opened.record, pool=pool)
-    opened = msgspec.structs.replace(opened, record=record, license=held, ring=ring, latest=latest)
+    opened = msgspec.structs.replace(
+        opened.recording(pool=pool), license=held, ring=ring, latest=latest
+    )
     ended = held.ended(time)
     if ended:
         opened = discarded(opened)
@@ -224,10 +225,7 @@ def discarded(opened: Opened) -> Opened:
     """Drop Remote and what was applied of it, in the record and in the license."""
     pool = msgspec.structs.replace(opened.record.pool, latest=None, applied=None, removed=False)
     return msgspec.structs.replace(
-        opened,
-        record=msgspec.structs.replace(opened.record, pool=pool),
-        license=opened.license.discarded(),
-        latest=None,
+        opened.recording(pool=pool), license=opened.license.discarded(), latest=None
     )
 
 
@@ -247,8 +245,7 @@ def restarted(opened: Opened, *, save: bool, number: int = 0) -> Opened:
             removed=False,
         )
     pool = msgspec.structs.replace(pool, restart_done=max(pool.restart_done, number))
-    record = msgspec.structs.replace(opened.record, pool=pool, restarting=True)
-    return msgspec.structs.replace(opened, record=record, license=held)
+    return msgspec.structs.replace(opened.recording(pool=pool, restarting=True), license=held)
 
 
 def enrolled(opened: Opened, reply: EnrolReply, ring: KeyRing) -> Opened:
@@ -267,5 +264,4 @@ def enrolled(opened: Opened, reply: EnrolReply, ring: KeyRing) -> Opened:
         pending=None,
     )
     held = opened.license if same else replace(opened.license, seen_version=0, lease_end=0.0)
-    record = msgspec.structs.replace(opened.record, pool=pool)
-    return msgspec.structs.replace(opened, record=record, license=held, ring=ring)
+    return msgspec.structs.replace(opened.recording(pool=pool), license=held, ring=ring)

@@ -157,7 +157,7 @@ class Core:
             # What has been used up of the evaluation is never forgotten.
             at = Moment.of(self.mark, now)
             self.hold_smart(msgspec.structs.replace(smart, agent=smart.agent.settled(at)))
-        record = msgspec.structs.replace(self.opened.record, mark=Marked.of(self.mark))
+        record = self.opened.recording(mark=Marked.of(self.mark)).record
         try:
             await asyncio.to_thread(self.flash.store, record)
         except DeviceError as error:
@@ -186,13 +186,11 @@ class Core:
     async def change_pending(self, pending: Pending | None) -> None:
         """Write the request that is about to be sent, or that none is; raises DeviceError."""
         pool = msgspec.structs.replace(self.opened.record.pool, pending=pending)
-        record = msgspec.structs.replace(self.opened.record, pool=pool)
-        await self.change(msgspec.structs.replace(self.opened, record=record))
+        await self.change(self.opened.recording(pool=pool))
 
     def hold_smart(self, smart: SmartRecord) -> None:
         """Hold `smart` without writing it."""
-        record = msgspec.structs.replace(self.opened.record, smart=smart)
-        self.opened = msgspec.structs.replace(self.opened, record=record)
+        self.opened = self.opened.recording(smart=smart)
 
     async def change_smart(
         self, smart: SmartRecord, mark: HighWaterMark | None = None, *, less: bool = False
@@ -202,8 +200,7 @@ class Core:
         Raises DeviceError, and nothing has changed; with `less` it is held though it cannot be
         written: a full disk must not keep calls up that are licensed no more.
         """
-        record = msgspec.structs.replace(self.opened.record, smart=smart)
-        opened = msgspec.structs.replace(self.opened, record=record)
+        opened = self.opened.recording(smart=smart)
         changed = smart.agent.effective is not self.opened.record.smart.agent.effective
         try:
             await self.change(opened, mark)
@@ -287,9 +284,7 @@ class Core:
 
     async def _lease_ended(self) -> bool:
         """Discard Remote and restart the SIP service on the local key (seed 004)."""
-        ended = discarded(self.opened)
-        record = msgspec.structs.replace(ended.record, restarting=True)
-        self.opened = msgspec.structs.replace(ended, record=record)
+        self.opened = discarded(self.opened).recording(restarting=True)
         self.note("lease_ended", cause="the lease ended")
         # Less is always safe: a full disk must not keep a lease alive.
         await self._write_if_possible()
@@ -332,8 +327,7 @@ class Core:
         self._confirm(policy)
         self.note("enforced", restart=restart, actual=self.actual(self.now()).to_dict())
         if restart and self.opened.record.restarting:
-            record = msgspec.structs.replace(self.opened.record, restarting=False)
-            self.opened = msgspec.structs.replace(self.opened, record=record)
+            self.opened = self.opened.recording(restarting=False)
             await self._write_if_possible()
         return restart
 
@@ -358,8 +352,7 @@ class Core:
         ):
             # The lease is over by the manager's word: as at its end, restart on the local key.
             restart = True
-            record = msgspec.structs.replace(opened.record, restarting=True)
-            opened = msgspec.structs.replace(opened, record=record)
+            opened = opened.recording(restarting=True)
             self.note("lease_ended", cause="the license server gave no lease")
         await self.change(opened, taken.mark)
         await (self.enforce(restart=True) if restart else self.follow())
@@ -394,7 +387,7 @@ class Core:
         key = read_local_key(envelope, self.settings.vendor, self.settings.serial)
         time = self.time(self.now())
         check_installable(key, self.settings.serial, self.opened.local_key, time=time)
-        record = msgspec.structs.replace(self.opened.record, local_key=envelope.strip())
+        record = self.opened.recording(local_key=envelope.strip()).record
         await self.change(open_record(record, self.settings))
         self.note("key_installed", cause="asked", who=who, key=key.key_id)
         await self.follow()

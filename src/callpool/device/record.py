@@ -7,6 +7,8 @@ believed where a signature can be asked.
 
 from __future__ import annotations
 
+from typing import Any
+
 import msgspec
 
 from callpool.device.errors import FlashError
@@ -147,6 +149,10 @@ class Opened(msgspec.Struct, frozen=True, kw_only=True):
     ring: KeyRing | None
     #: The last reply that carried a grant.
     latest: ContactReply | None
+
+    def recording(self, **changes: Any) -> Opened:
+        """Return it with `changes` of its record, which need no other check."""
+        return msgspec.structs.replace(self, record=msgspec.structs.replace(self.record, **changes))
 
 
 def open_record(record: FlashRecord, settings: Settings) -> Opened:

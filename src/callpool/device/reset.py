@@ -70,19 +70,19 @@ def begun(opened: Opened, at: Moment) -> Opened:
             number=left.number,
         )
         smart = SmartRecord(agent=kept, clean=opened.record.smart.clean)
-    record = msgspec.structs.replace(
-        opened.record, pool=pool, smart=smart, resetting=True, restarting=True
-    )
-    return msgspec.structs.replace(opened, record=record)
+    return opened.recording(pool=pool, smart=smart, resetting=True, restarting=True)
 
 
 def finished(opened: Opened) -> Opened:
     """Drop the identity; of its manager only the counters stay that refuse what is older."""
     was = opened.record.pool
     pool = Pool(anchor=was.anchor, seen_version=was.seen_version, restart_done=was.restart_done)
-    record = msgspec.structs.replace(opened.record, pool=pool, resetting=False)
-    held = replace(opened.license, lease_end=0.0)
-    return msgspec.structs.replace(opened, record=record, license=held, ring=None, latest=None)
+    return msgspec.structs.replace(
+        opened.recording(pool=pool, resetting=False),
+        license=replace(opened.license, lease_end=0.0),
+        ring=None,
+        latest=None,
+    )
 
 
 class FactoryReset:

@@ -31,8 +31,6 @@ from callpool.licensing.instant import HighWaterMark
 from callpool.licensing.smart import Event
 from callpool.licensing.smart_agent import UNANSWERED, SmartAgent
 from callpool.licensing.smart_events import Asking, Contact, Happened, Moment, Occurrence, Output
-from callpool.licensing.smart_notices import notices, reminder
-from callpool.licensing.smart_timers import EXPIRED_REMINDER
 from callpool.wire.envelope import sign
 from callpool.wire.keys import SigningKey
 from callpool.wire.smart_messages import SMART_HINTS, SMART_HINTS_PATH, SmartHintsRequest
@@ -62,8 +60,6 @@ class Smart:
         #: Whether the bytes under way were sent before, and when these were sent (boottime).
         self._repeated = False
         self._sent = 0.0
-        #: When it was last told that the evaluation has ended (boottime), None while it has not.
-        self._reminded: float | None = None
 
     # -- reading
 
@@ -91,9 +87,7 @@ class Smart:
         now = self.now()
         due = self.agent.settled(now).next_timer()
         wait = math.inf if due is None else max(0.0, due - now.time)
-        if self._reminded is not None:
-            wait = min(wait, max(0.0, self._reminded + EXPIRED_REMINDER - now.boottime))
-        return wait
+        return min(wait, self._log.next_due(now))
 
     # -- life
 
@@ -121,7 +115,7 @@ class Smart:
         for _ in range(64):
             agent, outputs = self.agent.handle_timer(self.now())
             if not outputs:
-                self._remind()
+                self._log.remind(agent, self.now())
                 return
             asking = next((o for o in outputs if isinstance(o, Asking)), None)
             if asking is not None:
@@ -224,13 +218,9 @@ class Smart:
         self._tell(outputs, agent)
 
     def _tell(self, outputs: tuple[Output, ...], agent: SmartAgent) -> None:
-        now = self.now().time
+        self._log.tell(outputs, agent, self.now())
         for output in outputs:
             if isinstance(output, Happened):
-                if output.event is Event.EVAL_ENDED:
-                    self._reminded = self.now().boottime
-                for notice in notices(output, agent):
-                    self._log.write(notice, agent, now)
                 self._core.note(
                     "smart",
                     cause=output.event.value,
@@ -238,15 +228,6 @@ class Smart:
                     code=output.code,
                     text=output.sentence,
                 )
-
-    def _remind(self) -> None:
-        """Tell again, once an hour, what lasts."""
-        notice, now = reminder(self.agent), self.now()
-        if notice is None:
-            self._reminded = None
-        elif self._reminded is None or now.boottime - self._reminded >= EXPIRED_REMINDER:
-            self._reminded = now.boottime
-            self._log.write(notice, self.agent, now.time)
 
     # -- contacts
 

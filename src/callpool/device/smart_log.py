@@ -5,12 +5,16 @@
 
 from __future__ import annotations
 
+import math
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Final
 
+from callpool.licensing.smart import Event
 from callpool.licensing.smart_agent import SmartAgent
-from callpool.licensing.smart_notices import Notice
+from callpool.licensing.smart_events import Happened, Moment, Output
+from callpool.licensing.smart_notices import Notice, notices, reminder
+from callpool.licensing.smart_timers import EXPIRED_REMINDER
 
 #: The log is turned over at this many bytes; so many older parts are kept.
 MAX_BYTES: Final = 1024 * 1024
@@ -47,6 +51,32 @@ class SmartLog:
     def __init__(self, file: Path) -> None:
         """Write to `file`."""
         self._file = file
+        #: When it was last told that the evaluation has ended (boottime), None while it has not.
+        self._reminded: float | None = None
+
+    def tell(self, outputs: tuple[Output, ...], agent: SmartAgent, now: Moment) -> None:
+        """Write what has happened."""
+        for output in outputs:
+            if isinstance(output, Happened):
+                if output.event is Event.EVAL_ENDED:
+                    self._reminded = now.boottime
+                for notice in notices(output, agent):
+                    self.write(notice, agent, now.time)
+
+    def remind(self, agent: SmartAgent, now: Moment) -> None:
+        """Tell again, once an hour, what lasts."""
+        notice = reminder(agent)
+        if notice is None:
+            self._reminded = None
+        elif self.next_due(now) <= 0.0 or self._reminded is None:
+            self._reminded = now.boottime
+            self.write(notice, agent, now.time)
+
+    def next_due(self, now: Moment) -> float:
+        """Return the seconds until something is told again, infinity for never."""
+        if self._reminded is None:
+            return math.inf
+        return max(0.0, self._reminded + EXPIRED_REMINDER - now.boottime)
 
     def write(self, notice: Notice, agent: SmartAgent, now: float) -> None:
         """Write one notice at trusted time `now`; never raises."""
