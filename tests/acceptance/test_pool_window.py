@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 from lawkit import LabMaker
@@ -33,8 +34,8 @@ def actual(lab: LabHandle, name: str) -> int:
     return int(lab.row(name, SBC_SESSIONS)["actual"])
 
 
-def received(lab: LabHandle, name: str) -> int:
-    return int(lab.row(name, SBC_SESSIONS)["remote"])
+def has_received(lab: LabHandle, name: str, count: int) -> bool:
+    return int(lab.row(name, SBC_SESSIONS)["remote"]) == count
 
 
 def test_devices_apply_their_share_at_night_calls_go_on_and_one_that_was_away_follows(
@@ -46,7 +47,7 @@ def test_devices_apply_their_share_at_night_calls_go_on_and_one_that_was_away_fo
     lab.buy({SBC_SESSIONS: 20}, starts=now - 60, ends=now + 400 * 86_400)
     for name in ("sbc-a", "sbc-b"):
         lab.allocate(name, sbc_sessions=10)
-        eventually(f"{name} to receive its share", lambda name=name: received(lab, name) == 10)
+        eventually(f"{name} to receive its share", partial(has_received, lab, name, 10))
     begins = clock.now().wall + 2 * HOUR
     window = "-".join(
         time.strftime("%H:%M", time.gmtime(wall)) for wall in (begins, begins + 2 * HOUR)
