@@ -26,7 +26,7 @@ from callpool.manager.pools import allocate
 from callpool.manager.store.database import Tx
 
 #: The most rows of one file; a body of the API bounds its bytes as well.
-MAX_ROWS: Final = 5_000
+MAX_ROWS: Final = 2_000
 #: The fields of a row, in the order of an export.
 FIELDS: Final = ("device", *POOL_TYPES, "tenant", "apply")
 _MOST_DIGITS: Final = 15
