@@ -21,6 +21,7 @@ from callpool.device.status import (
     rows,
     server_status,
 )
+from callpool.licensing.capacity import SBC_SESSIONS
 from callpool.licensing.smart_events import Moment
 from callpool.wire.keys import SigningKey
 from callpool.wire.messages import MANAGED, UsageMinute
@@ -42,7 +43,9 @@ def report(
     connected = last_contact is not None and al.CONTACT_LOST not in core.faults
     enrolled = opened.ring is not None
     waiting = opened.latest.waiting if opened.latest and not pool.removed else ()
-    why = out_of_service(core.step(now), waiting)
+    capacity = rows(held, core.actual(now), usage, time, trusted=not core.mark.behind)
+    after = next((row.pending for row in capacity if row.type == SBC_SESSIONS), 0)
+    why = out_of_service(core.step(now), waiting, after_restart=after)
     managed = leased or (enrolled and pool.status == MANAGED)
     return Status(
         serial=core.settings.serial,
@@ -63,7 +66,7 @@ def report(
         features=feature_labels(
             opened.local_key.features_at(time) if opened.local_key else frozenset()
         ),
-        capacity=rows(held, core.actual(now), usage, time, trusted=not core.mark.behind),
+        capacity=capacity,
         pending=held.pending,
         remote_version=version(held.remote),
         applied_version=core.confirmed_version,

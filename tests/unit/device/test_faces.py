@@ -22,6 +22,7 @@ from callpool.device.settings import Layout
 from callpool.device.status import Status
 from callpool.licensing.smart import RULES, State
 from callpool.licensing.smart_policy import CALL_POLICIES
+from callpool.wire.messages import WaitingMessage
 
 
 async def status_of(tmp_path: Path) -> Status:
@@ -51,9 +52,37 @@ async def test_the_page_has_the_columns_and_fields_of_the_seed(tmp_path: Path) -
     for text in (
         "Mode", "License Pool", "License Server Status", "Connected", "PK-1", "S1",
         ">Remote<", ">Local<", ">Actual<", "SBC Sessions", "Far End Users", "Test Call",
-        "restart with save to apply", "15 after restart with save", "restart_pending",
+        "restart with save applies them", 'class="changes">15<', "restart_pending", "In service",
+        "(less than a minute ago)",
     ):  # fmt: skip
         assert text in page, text
+
+
+async def test_the_page_of_a_device_out_of_service_says_why_and_what_would_help(
+    tmp_path: Path,
+) -> None:
+    world = World(tmp_path / "device", local=0)
+    asked = WaitingMessage(type="sbc_sessions", count=50, sentence="waits until 10 more are unused")
+    world.manager.waiting = (asked,)
+    await world.start()
+    waits = "no SBC Sessions are licensed; 50 SBC Sessions are asked for: waits until 10 more"
+    page = render(world.agent.status())
+    assert "Out of service" in page
+    assert f"New calls are refused: {waits}" in page
+    world.manager.waiting = ()
+    world.manager.allocate(10)
+    await world.agent.pull()
+    await world.go(0.0)
+    page = render(world.agent.status())
+    assert "no SBC Sessions are licensed; 10 have arrived and wait for a restart with save" in page
+    await world.restart(save=True)
+    world.manager.waiting = (asked,)
+    await world.agent.pull()
+    await world.go(0.0)
+    page = render(world.agent.status())
+    assert "In service" in page
+    assert "New calls are admitted; 50 SBC Sessions are asked for: waits until 10 more" in page
+    await world.crash()
 
 
 async def test_the_page_shows_state_mode_and_deadlines_of_smart_licensing(tmp_path: Path) -> None:
@@ -87,7 +116,8 @@ async def test_the_smart_page_tells_state_calls_timers_and_the_log(tmp_path: Pat
     await world.tell("count", count=50)
     shown = page()
     assert "Calls are admitted, up to 50 a second" in shown
-    assert '<td class="when">2027-04-15 08:00:00 UTC</td><th scope="row">Evaluation ends' in shown
+    heading = 'UTC</td> <th scope="row" role="rowheader">'
+    assert f'class="when">2027-04-15 08:00:00 {heading}Evaluation ends' in shown
     assert "EvalExpired: new calls are refused, the evaluation period has ended." in shown
     await world.tell("register", token=world.authority.token)
     shown = page()
@@ -98,7 +128,7 @@ async def test_the_smart_page_tells_state_calls_timers_and_the_log(tmp_path: Pat
         ("2027-07-14 08:00:00", "ID certificate is renewed"),
         ("2028-01-15 08:00:00", "ID certificate ends if it is not renewed"),
     ):
-        assert f'{when} UTC</td><th scope="row">{what}' in shown, what
+        assert f"{when} {heading}{what}" in shown, what
     assert "AuthorizationExpired: calls are admitted." in shown
     assert "The registration ends. Unidentified: calls are admitted." in shown
     assert "<strong>AuthRenewSuccess</strong>" in shown

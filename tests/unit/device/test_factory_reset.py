@@ -347,7 +347,7 @@ async def test_a_device_without_a_license_says_that_it_is_out_of_service(tmp_pat
     await world.go(0.0)
     status = world.agent.status()
     assert status.out_of_service == (
-        "no SBC Sessions are licensed; waits for 50 SBC Sessions: 0 of them are free."
+        "no SBC Sessions are licensed; 50 SBC Sessions are asked for: 0 of them are free."
     )
     await world.crash()
     world.link.down = True

@@ -17,6 +17,7 @@ from litestar.response import Redirect
 from callpool.device.alarms import span
 from callpool.device.faces.reader import Reader
 from callpool.device.faces.smart_page import view
+from callpool.device.service import waits_for
 from callpool.device.smart_status import rows
 from callpool.device.status import Status
 from callpool.licensing.errors import CallpoolError
@@ -41,6 +42,11 @@ def day_and_time(seconds: float) -> str:
     return datetime.fromtimestamp(seconds, UTC).strftime("%Y-%m-%d %H:%M:%S UTC")
 
 
+def about(seconds: float) -> str:
+    """Return a duration for people; below a minute no number."""
+    return "less than a minute" if seconds < 60.0 else span(seconds)
+
+
 _PAGES: Final = jinja2.Environment(
     loader=jinja2.PackageLoader("callpool.device.faces", "templates"),
     autoescape=True,
@@ -50,7 +56,9 @@ _PAGES: Final = jinja2.Environment(
 )
 _PAGES.filters["when"] = day_and_time
 _PAGES.filters["span"] = span
+_PAGES.filters["about"] = about
 _PAGES.globals["smart_rows"] = rows
+_PAGES.globals["waits_for"] = waits_for
 
 
 def render(status: Status) -> str:
