@@ -33,21 +33,22 @@ _NUMBER: Final = "grant_number"
 #: Versions that a manager without knowledge leaves out: above all that it may have given.
 _JUMP: Final = 1_000_000
 #: SQLite tells which units a transaction has touched.
+# No key: an upsert's own conflict clause would take the place of an OR IGNORE in its trigger.
 _TRACK: Final = (
-    "CREATE TEMP TABLE changed_unit (serial TEXT PRIMARY KEY)",
+    "CREATE TEMP TABLE changed_unit (serial TEXT)",
     """
     CREATE TEMP TRIGGER track_added AFTER INSERT ON main.holding BEGIN
-      INSERT OR IGNORE INTO changed_unit VALUES (NEW.serial);
+      INSERT INTO changed_unit VALUES (NEW.serial);
     END
     """,
     """
     CREATE TEMP TRIGGER track_changed AFTER UPDATE ON main.holding BEGIN
-      INSERT OR IGNORE INTO changed_unit VALUES (NEW.serial);
+      INSERT INTO changed_unit VALUES (NEW.serial);
     END
     """,
     """
     CREATE TEMP TRIGGER track_removed AFTER DELETE ON main.holding BEGIN
-      INSERT OR IGNORE INTO changed_unit VALUES (OLD.serial);
+      INSERT INTO changed_unit VALUES (OLD.serial);
     END
     """,
     """
@@ -57,7 +58,7 @@ _TRACK: Final = (
       OR OLD.grant_content IS NOT NEW.grant_content OR OLD.sent_version IS NOT NEW.sent_version
       OR OLD.floor_version IS NOT NEW.floor_version OR OLD.leased IS NOT NEW.leased
     BEGIN
-      INSERT OR IGNORE INTO changed_unit VALUES (NEW.serial);
+      INSERT INTO changed_unit VALUES (NEW.serial);
     END
     """,
 )
@@ -98,7 +99,7 @@ class Grants:
         """End the watch; return the number of the last change and what is to be appended."""
         tx = change.tx
         number = int(tx.meta(_NUMBER) or 0)
-        serials = [r["serial"] for r in tx.rows("SELECT serial FROM changed_unit")]
+        serials = [r["serial"] for r in tx.rows("SELECT DISTINCT serial FROM changed_unit")]
         if not serials:
             return number, None
         tx.run("DELETE FROM changed_unit")

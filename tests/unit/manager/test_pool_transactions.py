@@ -158,6 +158,22 @@ def test_an_order_that_follows_another_is_granted_ahead_without_a_gap(model: Mod
     assert model.may_use(model.devices["A1"], "far_end_users") == 30
 
 
+def test_a_renewal_that_begins_joins_what_the_unit_has_of_the_same_order(model: Model) -> None:
+    model.order(starts=START - DAY, ends=START + 3 * DAY, sbc_sessions=20)
+    model.allocate("b", sbc_sessions=20)
+    model.allocate("a", sbc_sessions=20)
+    model.order(starts=START - DAY, ends=START + 300 * DAY, sbc_sessions=30)
+    model.allocate("a", sbc_sessions=25)
+    for serial in ("A1", "B1"):
+        model.poll(serial)
+    for seconds in (3 * DAY - 1, 1.0):
+        model.clock.advance(seconds)
+        model.manager.sweep()
+        model.check()
+        assert model.may_use(model.devices["A1"], "sbc_sessions") == 25
+    model.check_tables()
+
+
 def test_an_ha_pair_costs_double_and_both_units_get_the_same(model: Model) -> None:
     model.add("h", "H1", "H2")
     error = refused(model, "h", sbc_sessions=11)
