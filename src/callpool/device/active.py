@@ -28,7 +28,7 @@ def active_alarms(core: Core, now: Instant) -> tuple[Alarm, ...]:
     if abs(skew) > SKEW_REPORTED and al.CLOCK_SKEW not in core.faults:
         found.append(alarm(al.CLOCK_SKEW, f"{skew:+.0f} s."))
     smart = core.opened.record.smart.agent
-    found += smart_alarms(smart, Moment.of(core.mark, now))
+    found += smart_alarms(smart, Moment.of(core.mark, now), core.smart_maximum)
     if smart.enabled and core.fixed:
         found.append(alarm(al.TWO_MODES))
     usage = core.gate.usage()

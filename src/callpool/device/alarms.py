@@ -25,6 +25,7 @@ from callpool.licensing.alarm_table import OVER_ALLOCATED as OVER_ALLOCATED
 from callpool.licensing.alarm_table import REPLY_REFUSED as REPLY_REFUSED
 from callpool.licensing.alarm_table import RESTART_PENDING as RESTART_PENDING
 from callpool.licensing.alarm_table import SESSIONS_NEARLY_USED as SESSIONS_NEARLY_USED
+from callpool.licensing.alarm_table import SMART_ABOVE_MAXIMUM as SMART_ABOVE_MAXIMUM
 from callpool.licensing.alarm_table import (
     SMART_AUTHORIZATION_EXPIRED as SMART_AUTHORIZATION_EXPIRED,
 )

@@ -35,6 +35,7 @@ from callpool.device.window import WINDOW, CallWindow, windowed
 from callpool.host.clock import Clock
 from callpool.licensing.admission import AdmissionPolicy, Step
 from callpool.licensing.capacity import CPS, Capacity
+from callpool.licensing.compliance import carried
 from callpool.licensing.errors import CallpoolError
 from callpool.licensing.instant import HighWaterMark, Instant
 from callpool.licensing.key import LocalKey, check_installable
@@ -104,6 +105,7 @@ class Core:
         """Return what the gate is to do from `now` on."""
         time, agent = self.time(now), self.opened.record.smart.agent
         if agent.enabled or self._unconfigured:
+            agent = msgspec.structs.replace(agent, count=self.smart_count)
             steps = smart_policy(agent, Moment.of(self.mark, now), self.settings.call_policy)
             if self.settings.cps_policy == WINDOW:
                 return windowed(steps, self._window.mean, now.wall)
@@ -125,6 +127,11 @@ class Core:
         What the local key says; where it names none, the device's configuration.
         """
         return {**self.settings.maximum, **self.opened.license.maximum}.get(CPS, MAX_CPS)
+
+    @property
+    def smart_count(self) -> int:
+        """Return the calls a second in force: those configured, up to what the device carries."""
+        return carried(self.opened.record.smart.agent.count, self.smart_maximum)
 
     @property
     def _unconfigured(self) -> bool:

@@ -25,7 +25,7 @@ from callpool.device.settings import Layout, read_token
 from callpool.device.smart_contact import Answered, judge, request
 from callpool.device.smart_log import SmartLog
 from callpool.device.smart_record import SmartPending, SmartRecord
-from callpool.licensing.compliance import check_configured
+from callpool.licensing.compliance import carried, check_configured
 from callpool.licensing.errors import CallpoolError
 from callpool.licensing.instant import HighWaterMark
 from callpool.licensing.smart import Event
@@ -59,6 +59,8 @@ class Smart:
         self._waiting: list[tuple[Contact, asyncio.Future[Outcome]]] = []
         #: Whether the bytes under way were sent before, and when these were sent (boottime).
         self._repeated = False
+        #: The last maximum that was found changed, calls a second.
+        self._heeded: int | None = None
         self._sent = 0.0
 
     # -- reading
@@ -112,6 +114,11 @@ class Smart:
 
     async def tick(self) -> None:
         """Do all that is due now."""
+        before, most = self.record.maximum, self._core.smart_maximum
+        if before not in (None, most) and most != self._heeded:
+            self._heeded = most
+            if carried(self.agent.count, before or 0) != self._core.smart_count:
+                await self._hinted()  # a new local key changes what this device asks for
         for _ in range(64):
             agent, outputs = self.agent.handle_timer(self.now())
             if not outputs:
@@ -283,6 +290,7 @@ class Smart:
             identity=self._key(),
             time=now.wall if skewed else self._core.time(now),
             token=secret,
+            count=self._core.smart_count,
             maximum=self._core.smart_maximum,
         )
 
@@ -337,10 +345,13 @@ class Smart:
             at = Moment.of(mark or self._core.mark, now)
             agent, outputs = self.agent.receive(occurrence, at)
             if occurrence.authorization is not None and self._repeated:
-                old = pending.count != agent.count or at.time - pending.time > FRESH
+                old = pending.count != self._core.smart_count or at.time - pending.time > FRESH
                 if old:
                     agent, _ = agent.receive(Occurrence(Event.HINT), at)
-            await self._hold(agent, outputs, record=told.record, mark=mark, less=not good)
+            record = told.record
+            if occurrence.authorization is not None and pending.count == self._core.smart_count:
+                record = msgspec.structs.replace(record, maximum=self._core.smart_maximum)
+            await self._hold(agent, outputs, record=record, mark=mark, less=not good)
         except CallpoolError as error:
             # Not newer than what is held, or not written: as if it had not come.
             await self._failed(asking, error)

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 from callpool.device import alarms as al
 from callpool.device.alarms import Alarm, alarm, span
+from callpool.licensing.compliance import carried
 from callpool.licensing.smart import Registration, State
 from callpool.licensing.smart_agent import SmartAgent
 from callpool.licensing.smart_events import Moment
 from callpool.licensing.smart_timers import WARNINGS
 
 
-def smart_alarms(agent: SmartAgent, now: Moment) -> list[Alarm]:
-    """Return what is wrong with smart licensing at `now`."""
+def smart_alarms(agent: SmartAgent, now: Moment, maximum: int) -> list[Alarm]:
+    """Return what is wrong with smart licensing at `now`; `maximum` in calls a second."""
     found: list[Alarm] = []
     if not agent.enabled:
         return found
@@ -30,6 +31,10 @@ def smart_alarms(agent: SmartAgent, now: Moment) -> list[Alarm]:
         found.append(alarm(al.SMART_RENEWAL_FAILED, agent.failure))
     if agent.registration in (Registration.FAILED, Registration.RETRY):
         found.append(alarm(al.SMART_REGISTRATION_FAILED, agent.failure))
+    if agent.count > maximum:
+        most = carried(agent.count, maximum)
+        detail = f"{agent.count} configured, {most} in force; configure at most {most}."
+        found.append(alarm(al.SMART_ABOVE_MAXIMUM, detail))
     if agent.out_of_range_since is not None and agent.certificate_end is not None:
         found.append(alarm(al.SMART_CLOCK, span(agent.certificate_end - now.time)))
     return found

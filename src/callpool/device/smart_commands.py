@@ -22,6 +22,9 @@ smart_app = typer.Typer(no_args_is_help=True, help="Smart licensing: the Smart A
 #: Seconds to wait for what becomes of a contact.
 _PATIENCE: Final = 100.0
 
+#: Refusals that say that the device is off the authority's list already.
+_GONE: Final = frozenset({"not_registered", "certificate_revoked", "certificate_expired"})
+
 
 class Renewal(StrEnum):
     """What can be renewed."""
@@ -47,6 +50,16 @@ def _show(told: dict[str, Any], as_json: bool, sentence: str) -> None:
     say(f"{sentence} State: {now.state}.")
 
 
+def _unlisted(code: str) -> str:
+    """Return what a failure to leave the authority means for its list of instances."""
+    if code in _GONE:
+        return "The authority did not list this device any more."
+    return (
+        "The authority could not be told: it still lists this device, and counts what it uses, "
+        "until the device is removed there (`callpool smart remove`)."
+    )
+
+
 @smart_app.command()
 def enable(directory: Directory, as_json: AsJson = False) -> None:
     """Turn smart licensing on; evaluation begins."""
@@ -59,7 +72,7 @@ def disable(directory: Directory, as_json: AsJson = False) -> None:
     told = _ask(directory, "disable")
     sentence = "Smart licensing is off."
     if told["code"]:
-        sentence += " The authority could not be told: it still lists this device."
+        sentence += f" {_unlisted(told['code'])}"
     _show(told, as_json, sentence)
 
 
@@ -96,10 +109,7 @@ def deregister(directory: Directory, as_json: AsJson = False) -> None:
     told = _ask(directory, "deregister")
     sentence = "Deregistered; the local data is cleared."
     if told["code"]:
-        sentence = (
-            "The local data is cleared, but the authority could not be told: it still lists this "
-            "device until it is removed there."
-        )
+        sentence = f"The local data is cleared. {_unlisted(told['code'])}"
     _show(told, as_json, sentence)
 
 

@@ -65,12 +65,14 @@ def request(
     identity: SigningKey,
     time: float,
     token: str,
+    count: int,
     maximum: int,
 ) -> SmartPending:
     """Sign the request for `asking` at `time` (seconds since 1970).
 
     `address` returns the full address of a path; `token` is the secret part of a registration
-    token, for a registration; `maximum` the most calls a second that the device can carry.
+    token, for a registration; `count` the calls a second that are asked for, `maximum` the most
+    that the device can carry.
     """
     path, typ, _ = DOORS[asking.contact]
     nonce = new_nonce()
@@ -94,7 +96,7 @@ def request(
                 **bound,
                 **known,
                 tag=wire.CPS_TAG,
-                count=agent.count,
+                count=count,
                 maximum=maximum,
                 held_version=agent.seen_version,
                 reason=asking.reason,
@@ -115,7 +117,7 @@ def request(
         envelope=sign(identity, typ, body),
         nonce=nonce,
         time=time,
-        count=agent.count,
+        count=count,
     )
 
 

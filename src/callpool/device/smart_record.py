@@ -59,6 +59,8 @@ class SmartRecord(msgspec.Struct, frozen=True, kw_only=True):
     force: bool = False
     authorization: SignedAuthorization | None = None
     pending: SmartPending | None = None
+    #: The most that could be configured when the authorization was given, calls a second.
+    maximum: int | None = None
 
     @property
     def used(self) -> bool:

@@ -10,6 +10,7 @@ from callpool.device.alarms import span
 from callpool.device.smart_record import SmartRecord
 from callpool.device.smart_schedule import SmartTimer, timers
 from callpool.licensing.admission import NO_LICENSE, REASONS
+from callpool.licensing.compliance import carried
 from callpool.licensing.smart import Registration
 from callpool.licensing.smart_events import Moment
 from callpool.licensing.smart_numbers import (
@@ -46,6 +47,8 @@ class SmartStatus(msgspec.Struct, frozen=True, kw_only=True):
     #: Configured, and the most that can be; calls a second.
     count: int
     maximum: int
+    #: In force: configured, up to the most that can be.
+    limit: int
     account: str
     virtual_account: str
     instance_id: str
@@ -103,6 +106,7 @@ def smart_status(
         registration_number=SLA_REGISTRATION[registration],
         count=agent.count,
         maximum=maximum,
+        limit=carried(agent.count, maximum),
         account=record.account,
         virtual_account=record.virtual_account,
         instance_id=record.instance_id,
@@ -134,6 +138,11 @@ def _when(seconds: float | None) -> str:
     return datetime.fromtimestamp(seconds, UTC).strftime("%Y-%m-%d %H:%M:%S UTC")
 
 
+def _count(now: SmartStatus) -> str:
+    text = f"{now.count} calls/s of at most {now.maximum}"
+    return text if now.limit == now.count else f"{text}; {now.limit} are in force"
+
+
 def rows(now: SmartStatus) -> list[tuple[str, str]]:
     """Return what people read of smart licensing, label and value; times absolute."""
     found = [
@@ -144,7 +153,8 @@ def rows(now: SmartStatus) -> list[tuple[str, str]]:
         ("Registration", now.registration),
         ("Account", f"{now.account} / {now.virtual_account}" if now.account else "none"),
         ("Product instance", now.instance_id or "none"),
-        ("License count", f"{now.count} calls/s of at most {now.maximum}"),
+        ("License count", _count(now)),
+        ("Export-controlled functions", "allowed" if now.export_allowed else "not allowed"),
         ("Evaluation left", span(now.eval_seconds_left)),
     ]
     if now.eval_end is not None:

@@ -99,6 +99,7 @@ SMART_OUT_OF_COMPLIANCE: Final = "smart_out_of_compliance"
 SMART_AUTHORIZATION_EXPIRED: Final = "smart_authorization_expired"
 SMART_REGISTRATION_FAILED: Final = "smart_registration_failed"
 SMART_CLOCK: Final = "smart_clock_out_of_range"
+SMART_ABOVE_MAXIMUM: Final = "smart_count_above_maximum"
 SESSIONS_NEARLY_USED: Final = "sessions_nearly_used"
 USERS_NEARLY_USED: Final = "users_nearly_used"
 
@@ -305,6 +306,15 @@ DEFINITIONS: Final[Mapping[str, Definition]] = {
         text="The clock is outside the ID certificate's dates; in {} the registration ends.",
         next_step="Set the clock.",
         oid=f"{OWN_TRAPS}.15",
+        event_type=EventType.PROCESSING_ERROR,
+        cause=_CONFIGURATION,
+    ),
+    SMART_ABOVE_MAXIMUM: Definition(
+        severity=Severity.MAJOR,
+        text="More calls per second are configured than the device carries: {}",
+        next_step="Configure a smaller count, or install a local license key with a larger "
+        "maximum.",
+        oid=f"{OWN_TRAPS}.18",
         event_type=EventType.PROCESSING_ERROR,
         cause=_CONFIGURATION,
     ),

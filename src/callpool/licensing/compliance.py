@@ -53,6 +53,14 @@ def check_configured(count: int, maximum: int) -> int:
     return count
 
 
+def carried(count: int, maximum: int) -> int:
+    """Return what counts of a configured `count` on a device that carries at most `maximum`.
+
+    A newer local key may name less than was configured under the one before.
+    """
+    return count if count <= maximum else maximum - maximum % COUNT_STEP
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Entitled:
     """What one virtual account has of one order."""

@@ -11,9 +11,13 @@ import msgspec
 import pytest
 from device_world import DAY, VENDOR, FakeUsage, World
 from smart_authority import Authority, SmartWorld
+from typer.testing import CliRunner
 
+from callpool.device import smart_commands
 from callpool.device.errors import DeviceError, FlashError
 from callpool.device.record import open_record
+from callpool.device.smart_commands import smart_app
+from callpool.device.smart_status import rows
 from callpool.device.window import CallWindow, windowed
 from callpool.licensing.admission import AdmissionPolicy, Step
 from callpool.licensing.capacity import Capacity
@@ -106,6 +110,39 @@ async def test_deregister_clears_local_data_even_when_nobody_can_be_told(
     record = world.agent.smart.record
     assert (record.certificate, record.anchor, record.authorization) == ("", "", None)
     assert await refused(world, "deregister") == "not_registered"
+
+
+@pytest.mark.parametrize("command", ["deregister", "disable"])
+async def test_what_is_said_of_the_authoritys_list_is_so(
+    world: SmartWorld, command: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    said: dict[str, str] = {}
+    for code in ("certificate_revoked", "manager_unreachable"):
+        if not world.agent.smart.agent.enabled:
+            await world.tell("enable")
+        await world.tell("register", token=world.authority.token)
+        world.authority.refuse = (code, True) if code == "certificate_revoked" else None
+        world.link.down = code == "manager_unreachable"
+        told = await world.tell(command)
+        assert told["code"] == code
+        world.authority.refuse, world.link.down = None, False
+        answer = msgspec.json.decode(msgspec.json.encode(told))
+        monkeypatch.setattr(smart_commands, "ask", lambda *_, **__: answer)  # noqa: B023
+        shown = CliRunner().invoke(smart_app, [command, "--dir", "."])
+        assert shown.exit_code == 0, shown.output
+        said[code] = " ".join(shown.output.split())
+    assert "did not list this device any more" in said["certificate_revoked"]
+    assert "still lists" not in said["certificate_revoked"]
+    assert "still lists this device" in said["manager_unreachable"]
+    assert "callpool smart remove" in said["manager_unreachable"]
+
+
+async def test_the_plain_status_tells_what_the_json_does(world: SmartWorld) -> None:
+    await world.authorized()
+    shown = dict(rows(world.agent.smart_status()))
+    assert shown["Export-controlled functions"] == "not allowed"
+    allowed = msgspec.structs.replace(world.agent.smart_status(), export_allowed=True)
+    assert dict(rows(allowed))["Export-controlled functions"] == "allowed"
 
 
 async def test_what_cannot_be_is_refused_by_name_and_changes_nothing(world: SmartWorld) -> None:
@@ -283,6 +320,36 @@ async def test_the_most_that_can_be_configured_is_the_local_keys_word(world: Sma
     await world.tell("count", count=1000)
     await world.tell("register", token=world.authority.token)
     assert world.authority.requests[-1][1]["maximum"] == 1000
+
+
+async def test_a_count_above_a_newer_keys_maximum_is_cut_to_it_and_alarmed(
+    world: SmartWorld,
+) -> None:
+    await world.agent.core.install_key(local_key(1, cps=100, maximum_cps=100))
+    await world.tell("enable")
+    await world.tell("count", count=100)
+    await world.tell("register", token=world.authority.token)
+    assert step(world).caps == {"cps": 100}
+    await world.agent.core.install_key(local_key(2, cps=52, maximum_cps=52))
+    assert step(world).caps == {"cps": 50}, "at once, and a multiple of 5"
+    told = world.agent.smart_status()
+    assert (told.count, told.limit, told.maximum) == (100, 50, 52)
+    (raised,) = [a for a in world.agent.status().alarms if a.code == "smart_count_above_maximum"]
+    assert "100 configured, 50 in force; configure at most 50." in raised.text
+    await world.go(1.0)
+    asked = [body["count"] for path, body in world.authority.requests if path == AUTHORIZE_PATH]
+    assert asked[-1] == 50, "the authority does not refuse what the device cannot carry"
+    assert world.state == "Authorized"
+    await world.start()
+    await world.go(1.0)
+    assert step(world).caps == {"cps": 50}
+    settled = len(world.authority.requests)
+    await world.agent.core.install_key(local_key(3, cps=200, maximum_cps=200))
+    await world.go(1.0)
+    assert world.authority.requests[-1][1]["count"] == 100, "what counts again is asked for"
+    assert len(world.authority.requests) == settled + 1
+    assert step(world).caps == {"cps": 100}
+    assert "smart_count_above_maximum" not in world.alarms()
 
 
 async def test_what_the_pool_gives_a_smart_device_is_not_used_and_said_until_it_is_gone(

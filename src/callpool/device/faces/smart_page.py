@@ -85,7 +85,7 @@ def _calls(status: Status, smart: SmartStatus, state: State) -> tuple[str, str]:
             f"New calls are refused: {smart.refusal_text}. Calls that are up go on.",
             "bad",
         )
-    limit = f"Calls are admitted, up to {smart.count} a second"
+    limit = f"Calls are admitted, up to {smart.limit} a second"
     if smart.listening:
         return f"{limit}; notification listen mode tells of the failure.", "warn"
     return f"{limit}: call policy {smart.call_policy}.", "warn" if smart.evaluating else "good"
