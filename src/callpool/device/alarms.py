@@ -11,7 +11,7 @@ from callpool.licensing.alarm_table import CLOCK_BEHIND as CLOCK_BEHIND
 from callpool.licensing.alarm_table import CLOCK_SKEW as CLOCK_SKEW
 from callpool.licensing.alarm_table import CLONE_LOCKED as CLONE_LOCKED
 from callpool.licensing.alarm_table import CONTACT_LOST as CONTACT_LOST
-from callpool.licensing.alarm_table import DEFINITIONS
+from callpool.licensing.alarm_table import DEFINITIONS as DEFINITIONS
 from callpool.licensing.alarm_table import FLASH_FAILED as FLASH_FAILED
 from callpool.licensing.alarm_table import FLASH_FELL_BACK as FLASH_FELL_BACK
 from callpool.licensing.alarm_table import GATE_DOWN as GATE_DOWN

@@ -8,25 +8,22 @@ from typing import Annotated, Any
 
 import msgspec
 import typer
-from rich.table import Table
 
 from callpool.device.alarm_commands import alarms
-from callpool.device.alarms import span
 from callpool.device.app import run_device
 from callpool.device.control import ask
 from callpool.device.errors import DeviceError
 from callpool.device.modes import FLOATING_OFF
 from callpool.device.options import AsJson, Directory, TokenFile, token_from
 from callpool.device.reset import Outcome
-from callpool.device.service import waits_for
 from callpool.device.settings import DEFAULT_PAGES, Layout
 from callpool.device.setup import Plan, install_offline, set_up
 from callpool.device.smart_commands import smart_app
-from callpool.device.smart_status import rows
 from callpool.device.status import Status
+from callpool.device.status_text import show
 from callpool.device.testcall import place_test_call
 from callpool.device.window import INSTANT
-from callpool.host.console import console, counts_from, say
+from callpool.host.console import counts_from, say
 from callpool.licensing.errors import TrustError
 from callpool.licensing.smart_policy import CCCSP_15
 from callpool.wire.keys import PublicKey
@@ -139,36 +136,7 @@ def status(directory: Directory, as_json: AsJson = False) -> None:
     if as_json:
         typer.echo(msgspec.json.encode(told).decode())
         return
-    _show(msgspec.convert(told, Status))
-
-
-def _show(now: Status) -> None:
-    say(f"Serial number          {now.serial}")
-    say(f"Mode                   {now.mode}")
-    say(f"License Server Status  {now.server_status}")
-    say(f"In service             {f'No: {now.out_of_service}' if now.out_of_service else 'Yes'}")
-    if now.waiting and now.in_service:
-        say(f"Waiting                {waits_for(now.waiting)}")
-    if now.product_key:
-        say(f"Product key            {now.product_key}")
-    if now.lease_end is not None and now.lease_seconds is not None:
-        ends = datetime.fromtimestamp(now.lease_end, UTC).strftime("%Y-%m-%d %H:%M:%S UTC")
-        say(f"Lease ends             {ends} (in {span(now.lease_seconds)})")
-    if now.features:
-        say(f"Features               {', '.join(now.features)}")
-    if now.smart is not None:
-        for label, value in rows(now.smart):
-            say(f"{label:28} {value}")
-    table = Table("SBC Capacity", "Remote", "Local", "Actual", "in use", "peak", "after restart")
-    for row in now.capacity:
-        after = str(row.pending) if row.pending != row.actual else ""
-        counts = (row.remote, row.local, row.actual, row.in_use, row.peak)
-        table.add_row(row.label, *(str(n) for n in counts), after)
-    console.print(table)
-    if now.pending:
-        say("A change is pending: restart with save to apply it.")
-    for alarm in now.alarms:
-        say(f"{alarm.severity}: {alarm.text} [{alarm.code}]")
+    show(msgspec.convert(told, Status))
 
 
 @device_app.command()
@@ -182,7 +150,7 @@ def restart(
     if as_json:
         typer.echo(msgspec.json.encode(told).decode())
         return
-    _show(msgspec.convert(told, Status))
+    show(msgspec.convert(told, Status))
 
 
 @device_app.command()

@@ -6,12 +6,17 @@ from datetime import UTC, datetime
 
 import msgspec
 
-from callpool.device.alarms import span
+from callpool.device.alarms import (
+    DEFINITIONS,
+    SMART_OUT_OF_COMPLIANCE,
+    SMART_RENEWAL_FAILED,
+    span,
+)
 from callpool.device.smart_record import SmartRecord
 from callpool.device.smart_schedule import SmartTimer, timers
 from callpool.licensing.admission import NO_LICENSE, REASONS
 from callpool.licensing.compliance import carried
-from callpool.licensing.smart import Registration
+from callpool.licensing.smart import EVALUATING, Registration, State
 from callpool.licensing.smart_events import Moment
 from callpool.licensing.smart_numbers import (
     SLA_ENFORCE_MODE,
@@ -138,6 +143,27 @@ def _when(seconds: float | None) -> str:
     return datetime.fromtimestamp(seconds, UTC).strftime("%Y-%m-%d %H:%M:%S UTC")
 
 
+def _calls(now: SmartStatus) -> str:
+    why = f": {now.refusal_text}" if now.refusal else ""
+    return f"{now.calls}{why} (call policy {now.call_policy}, CPS policy {now.cps_policy})"
+
+
+def to_do(now: SmartStatus) -> str:
+    """Return what a person has to do for calls to go on being licensed; empty for nothing."""
+    state = State(now.state)
+    if state is State.UNCONFIGURED:
+        return "To use smart licensing, turn it on with `callpool device smart enable`."
+    if not now.count:
+        return "Configure a count with `callpool device smart count N`."
+    if state in EVALUATING | {State.EVAL_EXPIRED} and now.registration != Registration.COMPLETE:
+        return "Register the device with `callpool device smart register --token-file FILE`."
+    if state is State.OUT_OF_COMPLIANCE:
+        return DEFINITIONS[SMART_OUT_OF_COMPLIANCE].next_step
+    if now.failing_since is not None or state is State.AUTHORIZATION_EXPIRED:
+        return DEFINITIONS[SMART_RENEWAL_FAILED].next_step
+    return ""
+
+
 def _count(now: SmartStatus) -> str:
     text = f"{now.count} calls/s of at most {now.maximum}"
     return text if now.limit == now.count else f"{text}; {now.limit} are in force"
@@ -147,7 +173,7 @@ def rows(now: SmartStatus) -> list[tuple[str, str]]:
     """Return what people read of smart licensing, label and value; times absolute."""
     found = [
         ("State", now.state),
-        ("Calls", f"{now.calls} (call policy {now.call_policy}, CPS policy {now.cps_policy})"),
+        ("Calls", _calls(now)),
         ("Notification listen mode", "on" if now.listening else "off"),
         ("Enforcement mode", now.enforcement_mode),
         ("Registration", now.registration),
@@ -174,4 +200,6 @@ def rows(now: SmartStatus) -> list[tuple[str, str]]:
         found.append(("Purchased / in use", f"{now.purchased} / {now.in_use} in the account"))
     if now.failure:
         found.append(("Last failure", f"{now.failure} [{now.failure_code}]"))
+    if to_do(now):
+        found.append(("To do", to_do(now)))
     return found

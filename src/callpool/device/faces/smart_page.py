@@ -9,7 +9,7 @@ from typing import Final
 import msgspec
 
 from callpool.device.faces.diagram import arrows, draw
-from callpool.device.smart_status import SmartStatus
+from callpool.device.smart_status import SmartStatus, to_do
 from callpool.device.status import Status
 from callpool.licensing.smart import State
 
@@ -47,6 +47,8 @@ class SmartView(msgspec.Struct, frozen=True, kw_only=True):
     #: One sentence on the state, and one on calls and why.
     words: str
     calls: str
+    #: What a person has to do; empty for nothing.
+    to_do: str
     #: good, warn or bad: how grave it is.
     tone: str
     #: SVG, built of the table's own names and numbers alone.
@@ -64,6 +66,7 @@ def view(status: Status, smart: SmartStatus, log: Path) -> SmartView:
         state=state,
         words=_WORDS[state],
         calls=calls,
+        to_do=to_do(smart),
         tone=tone,
         diagram=draw(state, smart.call_policy),
         ways=tuple(
