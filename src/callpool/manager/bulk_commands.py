@@ -35,8 +35,9 @@ def query(*, preview: bool = False, wait: bool = False, tenant: str = "") -> str
 def say_preview(value: dict[str, Any]) -> None:
     """Print a preview for people: what is counted as a table, the rest in sentences."""
     say("Preview: nothing is changed.")
-    if value["devices"] or value["tenants"] or value["types"]:
-        console.print(preview_table(value))
+    table = preview_table(value)
+    if table.row_count:
+        console.print(table)
     for sentence in sentences(value):
         say(sentence)
 

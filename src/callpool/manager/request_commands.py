@@ -43,7 +43,7 @@ def _why(request: Mapping[str, Any]) -> str:
 def request_notes(value: Mapping[str, Any]) -> Iterator[str]:
     """Say what the pool's requests wait for, a sentence each."""
     for request in value["requests"]:
-        yield f"{request['device']} waits for {_wanted(request)}: {_why(request)}."
+        yield f"{request['device']} has asked for {_wanted(request)}: {_why(request)}."
 
 
 def reclaim_notes(value: Mapping[str, Any]) -> Iterator[str]:

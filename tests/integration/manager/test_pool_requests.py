@@ -79,7 +79,7 @@ def test_the_tenant_of_500_serves_a_request_when_calls_have_ended(
     assert "unused in its tenant" in told.sentence
     assert c.counts(reply) == {}
     status, out, _ = cli(POOL, "show", env=env)
-    assert f"C waits for 50 SBC Sessions: {told.sentence}." in out
+    assert f"C has asked for 50 SBC Sessions: {told.sentence}." in out
     # Those that may give are asked to report often.
     assert (a.contact().poll_seconds, b.contact().poll_seconds) == (1.0, 1.0)
     a.in_use = {S: 230}
