@@ -4,9 +4,9 @@ A grant that left and is not in the database could be given a second time (law 1
 noticed
 - at the start: the grant journal is ahead of the database. The journal knows what each unit may
   hold; that is taken over, leases are counted from now, and devices go on as they are;
-- at a contact: a contact value of this manager's own that is newer than the database, or a
-  grant version that it never gave. Then the journal is as old as the database, nothing is known,
-  and no lease is renewed until all have ended.
+- at a contact: a contact value of this manager's own that is newer than the database, or in the
+  first one after an enrolment a grant version that it never gave. Then the journal is as old as
+  the database, nothing is known, and no lease is renewed until all have ended.
 Until every unit that may hold something has reported (journal) or a lease length has passed,
 no order line counts as having anything free. An operator may end the state, by name and reason.
 """
@@ -340,6 +340,14 @@ def judge(change: Change, unit: Row, request: ContactRequest, *, fresh: bool) ->
     # The first contact after the state has ended brings the values of before.
     excused = state is None and (unit["last_contact"] or 0.0) < ended
     ahead = given > unit["grant_version"]
+    if ahead and not fresh and unit["last_contact"] is not None:
+        # Whoever was given it has the contact value that came with it, unless an operator has let
+        # it enrol since: this is the device's word alone, and no reason to doubt the database.
+        change.journal("unknown_grant_claimed", serial=unit["serial"], version=given)
+        return TrustError(
+            "unknown_grant",
+            f"Serial number {unit['serial']} reports grant {given}, which this manager never gave.",
+        )
     if ahead and excused:
         change.tx.run(
             "UPDATE unit SET grant_version = :given + 1 WHERE serial = :serial",

@@ -6,7 +6,7 @@ manager's clock, durations seconds, counts per license type name.
 
 from __future__ import annotations
 
-from typing import Final
+from typing import Annotated, Final, TypeAlias
 
 import msgspec
 
@@ -132,6 +132,10 @@ class UsageMinute(msgspec.Struct, frozen=True, kw_only=True):
     types: dict[str, UsageCount]
 
 
+#: A count or a number that a device reports: exact in every JSON reader and database.
+Number: TypeAlias = Annotated[int, msgspec.Meta(ge=0, le=2**53)]
+
+
 class ContactRequest(Message, frozen=True, kw_only=True):
     """One contact: what the device is, has and does."""
 
@@ -145,25 +149,25 @@ class ContactRequest(Message, frozen=True, kw_only=True):
     #: Why it calls: start, poll, usage, hint, confirm, retry, restart; FACTORY_RESET is the last.
     reason: str
     #: The version of the grant in flash ('Remote'), 0 for none.
-    remote_version: int
+    remote_version: Number
     #: The version of the grant that is applied, 0 for none.
-    applied_version: int
+    applied_version: Number
     #: Pool units that carry calls or registrations now, per type (the local key is used first).
-    remote_in_use: dict[str, int]
+    remote_in_use: dict[str, Number]
     #: All that is in use now, per type.
-    in_use: dict[str, int] = {}
+    in_use: dict[str, Number] = {}
     #: Most in use at once since the last report, per type.
-    peak: dict[str, int] = {}
+    peak: dict[str, Number] = {}
     #: Refusals since the gate started, per reason code.
-    refused: dict[str, int] = {}
+    refused: dict[str, Number] = {}
     #: The local key's counts.
-    local: dict[str, int] = {}
+    local: dict[str, Number] = {}
     #: The device's maximum supported capacity.
-    maximum: dict[str, int] = {}
+    maximum: dict[str, Number] = {}
     #: What is enforced now ('Actual').
-    actual: dict[str, int] = {}
+    actual: dict[str, Number] = {}
     #: The number of the last restart carried out on the manager's request.
-    restart_done: int = 0
+    restart_done: Number = 0
     #: Codes of what is wrong on the device, for people.
     alarms: tuple[str, ...] = ()
     #: The device's software.
