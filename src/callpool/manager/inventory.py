@@ -298,6 +298,9 @@ def _move(change: Change, device: Row, tenant: str) -> None:
         tenant=owner,
         device=device["device_id"],
     )
+    for unit in units_of(change, device["device_id"]):
+        # A request that waits there is told what it does not use.
+        change.hint(unit["serial"])
 
 
 def _reclaim(change: Change, device_id: int) -> None:

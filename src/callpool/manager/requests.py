@@ -25,6 +25,8 @@ from callpool.manager.store.database import Row
 
 #: Reports older than this many polls say nothing of what is unused now.
 _FRESH_POLLS = 4.0
+#: A unit that has not called for so many polls may not call at all: nothing is expected of it.
+_SILENT_POLLS = 30.0
 #: Why an allocation that can wait was not had at once.
 _CAN_WAIT = ("pool_exceeded", "tenant_exceeded", "requests_waiting")
 
@@ -118,7 +120,7 @@ def _advance(change: Change, request: Request, poll_seconds: float) -> bool:
         return True
     plans, why = {}, {}
     for name, n in missing.items():
-        soon, later = _coming(change, request.tenant_id, name)
+        soon, later = _coming(change, request, name, poll_seconds)
         donors = _donors(change, request, name, poll_seconds)
         planned = plan(n - soon, [d for d, _ in donors.values()], later=later)
         plans[name] = planned
@@ -164,11 +166,21 @@ def _missing(change: Change, request: Request) -> dict[str, int]:
     return lacking(request.wanted, own, free)
 
 
-def _coming(change: Change, tenant_id: int, name: str) -> tuple[int, int]:
-    """Return the units of a tenant that are being taken back: soon, and with a restart."""
+def _coming(change: Change, request: Request, name: str, poll_seconds: float) -> tuple[int, int]:
+    """Return the units of a tenant that are being taken back: soon, and who knows when.
+
+    The latter wait for a restart, or for a unit that has long been silent, while the request
+    waited. What the request's own device gives back it has: it is not missing.
+    """
     soon = later = 0
-    for r in _giving_back(change, tenant_id, name):
-        if r["apply"] == "restart" and waits_for(r) != "calls":
+    pace = poll_seconds * queue.pace(change.tx, request.tenant_id)
+    oldest = change.now - _SILENT_POLLS * pace
+    for r in _giving_back(change, request.tenant_id, name):
+        if r["device_id"] == request.device_id:
+            continue
+        silent = max(r["last_contact"] or 0.0, request.asked_at) < oldest
+        what = waits_for(r)
+        if (silent and what == "contact") or (r["apply"] == "restart" and what != "calls"):
             later += r["reclaiming"]
         else:
             soon += r["reclaiming"]
@@ -177,11 +189,13 @@ def _coming(change: Change, tenant_id: int, name: str) -> tuple[int, int]:
 
 def _giving_back(change: Change, tenant_id: int, name: str) -> list[Row]:
     return change.tx.rows(
-        "SELECT d.name, d.apply, u.serial, u.grant_version, u.report,"
+        "SELECT d.device_id, d.name, d.apply, u.serial, u.grant_version, u.report,"
+        " u.last_contact,"
         " sum(h.held - h.granted) AS reclaiming FROM holding h"
         " JOIN unit u ON u.serial = h.serial JOIN device d ON d.device_id = u.device_id"
         " WHERE h.tenant_id = :tenant AND h.type = :type AND h.since = 0 AND h.held > h.granted"
-        " GROUP BY d.name, d.apply, u.serial, u.grant_version, u.report, u.role"
+        " GROUP BY d.device_id, d.name, d.apply, u.serial, u.grant_version, u.report,"
+        " u.last_contact, u.role"
         " ORDER BY d.name, u.role",
         tenant=tenant_id,
         type=name,
