@@ -52,7 +52,7 @@ async def test_the_page_has_the_columns_and_fields_of_the_seed(tmp_path: Path) -
     for text in (
         "Mode", "License Pool", "License Server Status", "Connected", "PK-1", "S1",
         ">Remote<", ">Local<", ">Actual<", "SBC Sessions", "Far End Users", "Test Call",
-        "restart with save applies them", 'class="changes">15<', "restart_pending", "In service",
+        "restart with save applies it", 'class="changes">15<', "restart_pending", "In service",
         "(less than a minute ago)",
     ):  # fmt: skip
         assert text in page, text
@@ -113,6 +113,7 @@ async def test_the_smart_page_tells_state_calls_timers_and_the_log(tmp_path: Pat
     assert "New calls are refused: smart licensing is not enabled." in shown
     await world.tell("enable")
     assert "New calls are refused: no count is configured." in page()
+    assert "To do: Configure a count with <code>callpool device smart count N</code>." in page()
     await world.tell("count", count=50)
     shown = page()
     assert "Calls are admitted, up to 50 a second" in shown

@@ -5,7 +5,9 @@ There is no sign-in yet, so the pages listen on the loopback address unless told
 
 from __future__ import annotations
 
+import re
 from datetime import UTC, datetime
+from html import escape
 from pathlib import Path
 from typing import Final
 
@@ -47,6 +49,11 @@ def about(seconds: float) -> str:
     return "less than a minute" if seconds < 60.0 else span(seconds)
 
 
+def typed(text: str) -> str:
+    """Return a sentence as HTML, what is to be typed (between backticks) marked as such."""
+    return re.sub(r"`([^`]*)`", r"<code>\1</code>", escape(text))
+
+
 _PAGES: Final = jinja2.Environment(
     loader=jinja2.PackageLoader("callpool.device.faces", "templates"),
     autoescape=True,
@@ -57,6 +64,7 @@ _PAGES: Final = jinja2.Environment(
 _PAGES.filters["when"] = day_and_time
 _PAGES.filters["span"] = span
 _PAGES.filters["about"] = about
+_PAGES.filters["typed"] = typed
 _PAGES.globals["smart_rows"] = rows
 _PAGES.globals["waits_for"] = waits_for
 
