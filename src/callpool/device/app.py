@@ -222,7 +222,7 @@ class Device:
             await self.agent.start()
             await self.alarms.start()
             await self.control.start()
-            if self.settings.pages:
+            if self.settings.pages or self.layout.snmp.exists():
                 faces = asyncio.create_task(self.faces.run())
                 await asyncio.sleep(0)
             beside = [

@@ -19,6 +19,7 @@ from callpool.device.reset import Outcome
 from callpool.device.settings import DEFAULT_PAGES, Layout
 from callpool.device.setup import Plan, install_offline, set_up
 from callpool.device.smart_commands import smart_app
+from callpool.device.snmp_commands import snmp_app
 from callpool.device.status import Status
 from callpool.device.status_text import show
 from callpool.device.testcall import place_test_call
@@ -32,6 +33,7 @@ device_app = typer.Typer(no_args_is_help=True, help="One device: its licenses an
 key_app = typer.Typer(no_args_is_help=True, help="The local license key.")
 device_app.add_typer(key_app, name="key")
 device_app.add_typer(smart_app, name="smart")
+device_app.add_typer(snmp_app, name="snmp")
 floating_app = typer.Typer(no_args_is_help=True, help="Floating licensing.")
 device_app.add_typer(floating_app, name="floating")
 device_app.command()(alarms)

@@ -140,6 +140,16 @@ class Layout:
         return self.root / "alarms.json"
 
     @property
+    def snmp(self) -> Path:
+        """Who may read by SNMP and who is told; no such file, no SNMP."""
+        return self.root / "snmp.json"
+
+    @property
+    def snmp_state(self) -> Path:
+        """What the SNMP agent remembers across its restarts."""
+        return self.root / "snmp.state.json"
+
+    @property
     def identity(self) -> Path:
         """The device's ID key."""
         return self.root / "identity.pem"

@@ -103,6 +103,7 @@ SMART_ABOVE_MAXIMUM: Final = "smart_count_above_maximum"
 SESSIONS_NEARLY_USED: Final = "sessions_nearly_used"
 USERS_NEARLY_USED: Final = "users_nearly_used"
 
+#: In order: of conditions behind one alarm that are as grave, the first is told.
 DEFINITIONS: Final[Mapping[str, Definition]] = {
     CONTACT_LOST: Definition(
         severity=Severity.MAJOR,
@@ -122,14 +123,6 @@ DEFINITIONS: Final[Mapping[str, Definition]] = {
         event_type=EventType.COMMUNICATIONS,
         cause=_KEY_EXPIRED,
     ),
-    RESTART_PENDING: Definition(
-        severity=Severity.MAJOR,
-        text="New licenses have arrived; restart with save to apply them.",
-        short="License Pool Alarm. New license pool allocations received",
-        next_step="Restart the device with save; on an HA pair run the hitless installation.",
-        oid=POOL_APPLICATION,
-        event_type=EventType.COMMUNICATIONS,
-    ),
     NOT_LISTED: Definition(
         severity=Severity.MAJOR,
         text="The license server does not list this device; add it to the pool there.",
@@ -144,6 +137,14 @@ DEFINITIONS: Final[Mapping[str, Definition]] = {
         "there, or remove it.",
         short="License pool synchronization failed, Device is not managed by License Server ",
         next_step="Manage the device at the license server, or remove it there.",
+        oid=POOL_APPLICATION,
+        event_type=EventType.COMMUNICATIONS,
+    ),
+    RESTART_PENDING: Definition(
+        severity=Severity.MAJOR,
+        text="New licenses have arrived; restart with save to apply them.",
+        short="License Pool Alarm. New license pool allocations received",
+        next_step="Restart the device with save; on an HA pair run the hitless installation.",
         oid=POOL_APPLICATION,
         event_type=EventType.COMMUNICATIONS,
     ),

@@ -24,6 +24,8 @@ LAST: Final = 4_294_967_295
 RAISE_AT: Final = 0.95
 CLEAR_AT: Final = 0.80
 
+_ORDER: Final = {code: index for index, code in enumerate(DEFINITIONS)}
+
 
 class Event(msgspec.Struct, frozen=True, kw_only=True):
     """One transition of one alarm."""
@@ -68,7 +70,7 @@ class AlarmLog(msgspec.Struct, frozen=True, kw_only=True):
         for code, text in found:
             behind.setdefault(DEFINITIONS[code].oid, []).append((code, text))
         for conditions in behind.values():
-            conditions.sort(key=lambda c: -DEFINITIONS[c[0]].severity)  # stable: as found
+            conditions.sort(key=lambda c: (-DEFINITIONS[c[0]].severity, _ORDER[c[0]]))
         held = {event.oid: event for event in self.active}
         told: list[Event] = []
         for oid, conditions in behind.items():

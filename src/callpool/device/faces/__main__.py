@@ -19,12 +19,37 @@ from callpool.device.settings import Layout, address
 
 
 async def serve(layout: Layout) -> None:
-    """Serve the pages until standard input closes or a signal comes."""
-    host, port = address(layout.load().pages)
+    """Serve pages and SNMP until standard input closes or a signal comes."""
+    reader = Reader(layout.control)
+    tasks = [asyncio.create_task(_closed())]
+    server = _pages_server(layout, reader)
+    if server is not None:
+        tasks.append(asyncio.create_task(server.serve()))
+    if layout.snmp.exists():
+        # Loaded only where it is used: the library costs half a second and 20 MB.
+        from callpool.device.faces.snmp.agent import serve_snmp
+
+        tasks.append(asyncio.create_task(serve_snmp(layout, reader)))
+    await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+    if server is not None:
+        server.should_exit = True
+        await tasks.pop(1)
+    for task in tasks:
+        task.cancel()
+    for result in await asyncio.gather(*tasks, return_exceptions=True):
+        if isinstance(result, Exception):
+            raise result
+
+
+def _pages_server(layout: Layout, reader: Reader) -> uvicorn.Server | None:
+    pages = layout.load().pages
+    if not pages:
+        return None
+    host, port = address(pages)
     keep_certificate(layout, host)
-    server = uvicorn.Server(
+    return uvicorn.Server(
         uvicorn.Config(
-            make_app(Reader(layout.control), layout.smart_log),
+            make_app(reader, layout.smart_log),
             host=host,
             port=port,
             ssl_certfile=str(layout.pages_certificate),
@@ -37,12 +62,6 @@ async def serve(layout: Layout) -> None:
             timeout_graceful_shutdown=2,
         )
     )
-    serving = asyncio.create_task(server.serve())
-    parent = asyncio.create_task(_closed())
-    await asyncio.wait((serving, parent), return_when=asyncio.FIRST_COMPLETED)
-    server.should_exit = True
-    parent.cancel()
-    await serving
 
 
 async def _closed() -> None:

@@ -1,0 +1,1 @@
+"""The SNMP agent: what a network operations centre reads and is told, over pysnmp."""

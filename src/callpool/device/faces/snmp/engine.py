@@ -1,0 +1,226 @@
+"""The SNMP engine: pysnmp with our users, our objects and our receivers.
+
+pysnmp is not typed; what crosses to it is `Any`, and it is used in this file alone (the value
+types apart). v1 is not spoken. Nothing can be written.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable
+from typing import Any, Final
+
+from pysnmp.carrier.asyncio.dgram import udp, udp6
+from pysnmp.entity import config
+from pysnmp.entity.engine import SnmpEngine
+from pysnmp.entity.rfc3413 import cmdrsp, context, ntforg
+from pysnmp.proto import rfc1905
+from pysnmp.smi.error import NoAccessError, NotWritableError
+from pysnmp.smi.instrum import AbstractMibInstrumController
+
+from callpool.device.errors import DeviceError
+from callpool.device.faces.snmp.notify import VarBinds
+from callpool.device.faces.snmp.settings import SnmpSettings, Target, ip_address
+from callpool.device.faces.snmp.tree import Oid, Value, View
+
+#: Seconds before an inform is repeated, and how often, before `notify.Receiver` waits longer.
+INFORM_TIMEOUT: Final = 2.0
+INFORM_REPEATS: Final = 1
+
+_SNMP_V1, _V2C, _V3 = 0, 2, 3
+#: Octets: a string is another context for the library, and the notification is lost.
+_NO_CONTEXT: Final = b""
+_ALL: Final[Oid] = (1, 3, 6)
+#: Counters of the engine itself that are served: module and name in pysnmp's own tree.
+_COUNTERS: Final = (
+    ("__SNMPv2-MIB", "snmpInPkts"),
+    ("__SNMPv2-MIB", "snmpInBadVersions"),
+    ("__SNMPv2-MIB", "snmpInBadCommunityNames"),
+    ("__SNMPv2-MIB", "snmpInBadCommunityUses"),
+    ("__SNMPv2-MIB", "snmpInASNParseErrs"),
+    ("__SNMPv2-MIB", "snmpSilentDrops"),
+    ("__SNMP-FRAMEWORK-MIB", "snmpEngineID"),
+    ("__SNMP-FRAMEWORK-MIB", "snmpEngineBoots"),
+    ("__SNMP-FRAMEWORK-MIB", "snmpEngineTime"),
+    ("__SNMP-FRAMEWORK-MIB", "snmpEngineMaxMessageSize"),
+    ("__SNMP-USER-BASED-SM-MIB", "usmStatsUnsupportedSecLevels"),
+    ("__SNMP-USER-BASED-SM-MIB", "usmStatsNotInTimeWindows"),
+    ("__SNMP-USER-BASED-SM-MIB", "usmStatsUnknownUserNames"),
+    ("__SNMP-USER-BASED-SM-MIB", "usmStatsUnknownEngineIDs"),
+    ("__SNMP-USER-BASED-SM-MIB", "usmStatsWrongDigests"),
+    ("__SNMP-USER-BASED-SM-MIB", "usmStatsDecryptionErrors"),
+)
+
+
+def engine_id(serial: str) -> bytes:
+    """Return the engine's ID: always the same for a serial number (RFC 3411, format 5)."""
+    return b"\x80\x00\x7e\xd9\x05" + hashlib.sha256(serial.encode()).digest()[:12]
+
+
+class Objects(AbstractMibInstrumController):  # type: ignore[misc]
+    """Answers GET, GETNEXT and GETBULK from the view of now; refuses SET."""
+
+    def __init__(self, view: Callable[[], View]) -> None:
+        """Read from what `view` returns."""
+        self._view = view
+
+    def read_variables(self, *asked: Any, **context: Any) -> list[tuple[Any, Any]]:
+        """Return the value of each OID that is asked for."""
+        view, found = self._view(), []
+        for index, (name, value) in enumerate(asked):
+            oid = tuple(name)
+            if not self._allowed(oid, value, index, context):
+                found.append((name, rfc1905.noSuchObject))
+                continue
+            held = view.get(oid)
+            if held is None:
+                missing = rfc1905.noSuchInstance if view.is_object(oid) else rfc1905.noSuchObject
+                found.append((name, missing))
+            else:
+                found.append((name, held))
+        return found
+
+    def read_next_variables(self, *asked: Any, **context: Any) -> list[tuple[Any, Any]]:
+        """Return the first object after each OID that is asked for."""
+        view = self._view()
+        found: list[tuple[Any, Any]] = []
+        for index, (name, value) in enumerate(asked):
+            oid: Oid | None = tuple(name)
+            while oid is not None:
+                oid = view.next_after(oid)
+                if oid is not None and self._allowed(oid, value, index, context):
+                    break
+            found.append((name, rfc1905.endOfMibView) if oid is None else (oid, view.get(oid)))
+        return found
+
+    def write_variables(self, *asked: Any, **_: Any) -> list[tuple[Any, Any]]:
+        """Refuse."""
+        raise NotWritableError(name=asked[0][0], idx=0)
+
+    @staticmethod
+    def _allowed(oid: Oid, value: Any, index: int, context: dict[str, Any]) -> bool:
+        """Ask the access control (VACM); raises what it raises for no access at all."""
+        try:
+            hidden = context["acFun"](
+                "read", (oid, value), idx=index, snmpEngine=context["snmpEngine"]
+            )
+        except NoAccessError:
+            return False
+        return not hidden
+
+
+class Engine:
+    """One SNMP engine on one address. Make it inside a running event loop."""
+
+    def __init__(
+        self, settings: SnmpSettings, *, serial: str, boots: int, view: Callable[[], View]
+    ) -> None:
+        """Listen; `boots` is how often this engine has been started, this one included.
+
+        Raises DeviceError `snmp_address` where the address cannot be listened on.
+        """
+        self._engine = engine = SnmpEngine()
+        # Set here and not by the constructor: that would keep the count in the system's
+        # temporary directory.
+        self._symbol("__SNMP-FRAMEWORK-MIB", "snmpEngineID").syntax = engine.snmpEngineID = (
+            engine.snmpEngineID.clone(engine_id(serial))
+        )
+        counted = self._symbol("__SNMP-FRAMEWORK-MIB", "snmpEngineBoots")
+        counted.syntax = counted.syntax.clone(boots)
+        del engine.message_processing_subsystems[_SNMP_V1]
+        address, port = ip_address(settings.listen)
+        self._domain = udp.DOMAIN_NAME if address.version == 4 else udp6.DOMAIN_NAME
+        transport = (udp.UdpTransport if address.version == 4 else udp6.Udp6Transport)()
+        try:
+            config.add_transport(
+                engine, self._domain, transport.open_server_mode((str(address), port))
+            )
+        except Exception as error:  # pysnmp wraps whatever the socket says
+            raise DeviceError(
+                "snmp_address", f"SNMP cannot listen on {settings.listen}: {error}"
+            ) from error
+        self._transport = transport
+        self._add_users(settings)
+        self._notifier = ntforg.NotificationOriginator()
+        for number, target in enumerate(settings.targets):
+            self._add_target(number, target)
+        here = context.SnmpContext(engine, engine.snmpEngineID)
+        here.context_names[b""] = Objects(view)
+        for responder in (
+            cmdrsp.GetCommandResponder,
+            cmdrsp.NextCommandResponder,
+            cmdrsp.BulkCommandResponder,
+            cmdrsp.SetCommandResponder,
+        ):
+            responder(engine, here)
+
+    async def listening(self) -> None:
+        """Return once the address is listened on; raises DeviceError `snmp_address`."""
+        try:
+            await self._transport._lport
+        except OSError as error:
+            raise DeviceError("snmp_address", f"SNMP cannot listen: {error}.") from error
+
+    def _symbol(self, module: str, name: str) -> Any:
+        return self._engine.get_mib_builder().import_symbols(module, name)[0]
+
+    def _add_users(self, settings: SnmpSettings) -> None:
+        for user in settings.users:
+            config.add_v3_user(
+                self._engine, user.name,
+                config.USM_AUTH_HMAC192_SHA256, user.auth_secret,
+                config.USM_PRIV_CFB128_AES, user.privacy_secret,
+            )  # fmt: skip
+            config.add_vacm_user(
+                self._engine, _V3, user.name, "authPriv", readSubTree=_ALL, notifySubTree=_ALL
+            )
+        if settings.community:
+            config.add_v1_system(self._engine, "community", settings.community)
+            config.add_vacm_user(
+                self._engine, _V2C, "community", "noAuthNoPriv",
+                readSubTree=_ALL, notifySubTree=_ALL,
+            )  # fmt: skip
+
+    def _add_target(self, number: int, target: Target) -> None:
+        address, port = ip_address(target.address)
+        name = f"target{number}"
+        if target.user:
+            config.add_target_parameters(self._engine, name, target.user, "authPriv", 3)
+        else:
+            config.add_target_parameters(self._engine, name, "community", "noAuthNoPriv", 1)
+        config.add_target_address(
+            self._engine, name, self._domain, (str(address), port), name,
+            timeout=int(INFORM_TIMEOUT * 100), retryCount=INFORM_REPEATS, tagList=name,
+        )  # fmt: skip
+        config.add_notification_target(self._engine, name, name, name, target.kind)
+
+    def send(
+        self, number: int, kind: str, notification: VarBinds, answered: Callable[[bool], None]
+    ) -> None:
+        """Send to target `number`; `answered` hears whether it is done with.
+
+        A trap is, once sent; an inform, once acknowledged.
+        """
+
+        def heard(
+            engine: Any, handle: Any, failure: Any, status: Any, index: Any, binds: Any, ctx: Any
+        ) -> None:
+            answered(not failure)
+
+        self._notifier.send_varbinds(
+            self._engine, f"target{number}", None, _NO_CONTEXT, notification, heard
+        )
+        if kind == "trap":
+            answered(True)
+
+    def own_objects(self) -> dict[Oid, Value]:
+        """Return the engine's own identity and counters."""
+        found: dict[Oid, Value] = {}
+        for module, name in _COUNTERS:
+            symbol = self._symbol(module, name)
+            found[tuple(symbol.name)] = symbol.syntax.clone()
+        return found
+
+    def close(self) -> None:
+        """Stop listening."""
+        self._engine.close_dispatcher()

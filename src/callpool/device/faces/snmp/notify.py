@@ -1,0 +1,155 @@
+"""Notifications: the vendor's 16 varbinds, and one queue for each receiver.
+
+A receiver that is down delays nobody else: its own informs wait in its own bounded queue, in
+order, and are tried until it answers. What falls out of the queue is still in the history.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from collections.abc import Callable
+from typing import Any, Final
+
+from pysnmp.proto.rfc1902 import Integer32, ObjectIdentifier, TimeTicks
+
+from callpool.device.faces.snmp.tree import (
+    SOURCE,
+    VENDOR,
+    Oid,
+    Value,
+    date_and_time,
+    described,
+    name_number,
+    text,
+)
+from callpool.licensing.alarm_table import VENDOR_TRAPS, EventType, Severity
+from callpool.licensing.alarms import HISTORY, Event
+
+SYS_UPTIME: Final[Oid] = (1, 3, 6, 1, 2, 1, 1, 3, 0)
+TRAP_OID: Final[Oid] = (1, 3, 6, 1, 6, 3, 1, 1, 4, 1, 0)
+COLD_START: Final = "1.3.6.1.6.3.1.1.5.1"
+WARM_START: Final = "1.3.6.1.6.3.1.1.5.2"
+#: acBoardEvBoardStarted: the start-up event, sent after coldStart.
+STARTED: Final = f"{VENDOR_TRAPS}.4"
+#: acBoardTrapGlobals.
+GLOBALS: Final[Oid] = (*VENDOR, 9, 10, 1, 21, 1)
+#: The vendor's unique number wraps here.
+LAST_UNIQUE: Final = 32_000
+
+#: Shortest and longest wait in seconds before an inform that was not answered is sent again;
+#: the library itself repeats it before that.
+RETRY: Final = (1.0, 60.0)
+
+VarBinds = list[tuple[Oid, Value]]
+
+
+def standard(oid: str, uptime: int) -> VarBinds:
+    """Return a notification that carries nothing but itself; `uptime` in hundredths."""
+    return [(SYS_UPTIME, TimeTicks(uptime)), (TRAP_OID, ObjectIdentifier(oid))]
+
+
+def varbinds(event: Event, *, serial: str, uptime: int) -> VarBinds:
+    """Return an alarm's notification with the vendor's 16 varbinds."""
+    short, kind, cause, info = described(event)
+    return _with_globals(
+        event.oid,
+        uptime=uptime,
+        at=event.at,
+        short=short,
+        severity=event.severity,
+        unique=event.sequence % (LAST_UNIQUE + 1),
+        kind=kind,
+        cause=cause,
+        info=info,
+        serial=serial,
+    )
+
+
+def started(at: float, *, serial: str, uptime: int) -> VarBinds:
+    """Return the start-up event at trusted time `at`."""
+    return _with_globals(
+        STARTED,
+        uptime=uptime,
+        at=at,
+        short="Initialization Ended",
+        severity=Severity.CLEARED,
+        unique=0,
+        kind=EventType.OTHER,
+        cause=0,
+        info=("", "", ""),
+        serial=serial,
+    )
+
+
+def _with_globals(
+    oid: str, *, uptime: int, at: float, short: str, severity: Severity, unique: int,
+    kind: EventType, cause: int, info: tuple[str, str, str], serial: str,
+) -> VarBinds:  # fmt: skip
+    values = (
+        Integer32(name_number(oid)),
+        text(short, 200),
+        text(SOURCE, 100),
+        Integer32(int(severity)),
+        Integer32(unique),
+        Integer32(int(kind)),
+        Integer32(cause),
+        *(text(i, 100) for i in info),
+        date_and_time(at),
+        Integer32(int(severity)),
+        text(""),  # DeviceName, DeviceInfo, DeviceDescription: the manager fills them in
+        text(""),
+        text(""),
+        text(serial),
+    )
+    return [
+        *standard(oid, uptime),
+        *(((*GLOBALS, n, 0), value) for n, value in enumerate(values, 1)),
+    ]
+
+
+class Receiver:
+    """One receiver and what waits for it."""
+
+    def __init__(self, send: Callable[[VarBinds, Callable[[bool], None]], None]) -> None:
+        """Send by `send`, which reports whether the notification is done with."""
+        self._send = send
+        self._waiting: deque[VarBinds] = deque(maxlen=HISTORY)
+        self._more = asyncio.Event()
+
+    def put(self, notification: VarBinds) -> None:
+        """Queue a notification; the oldest is dropped when the queue is full."""
+        self._waiting.append(notification)
+        self._more.set()
+
+    @property
+    def waiting(self) -> int:
+        """How many notifications wait."""
+        return len(self._waiting)
+
+    async def run(self) -> None:
+        """Send what is queued, in order, until cancelled."""
+        shortest, longest = RETRY
+        backoff = shortest
+        while True:
+            while not self._waiting:
+                self._more.clear()
+                await self._more.wait()
+            first = self._waiting[0]
+            if await self._sent(first):
+                if self._waiting and self._waiting[0] is first:
+                    self._waiting.popleft()
+                backoff = shortest
+            else:
+                await asyncio.sleep(backoff)
+                backoff = min(backoff * 2, longest)
+
+    async def _sent(self, notification: VarBinds) -> bool:
+        done: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
+
+        def answered(good: bool) -> None:
+            if not done.done():
+                done.set_result(good)
+
+        self._send(notification, answered)
+        return bool(await done)

@@ -1,0 +1,191 @@
+"""The objects that the agent serves, worked out from what the core tells.
+
+Numbers: the vendor's AcAlarm tables, AC-SYSTEM-MIB and AC-KPI-MIB where a network operations
+centre already knows them, our own arc (CALLPOOL-MIB) for the rest. What we cannot fill
+honestly is not there.
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_right
+from collections.abc import Callable, Mapping
+from datetime import UTC, datetime
+from typing import Any, Final
+
+from pysnmp.proto.rfc1902 import (
+    Gauge32,
+    Integer32,
+    ObjectIdentifier,
+    OctetString,
+    TimeTicks,
+    Unsigned32,
+)
+
+from callpool.device.alarm_book import AlarmReport
+from callpool.device.status import Status
+from callpool.licensing.alarm_table import DEFINITIONS, EventType
+from callpool.licensing.alarms import Event
+from callpool.licensing.capacity import FAR_END_USERS, SBC_SESSIONS
+
+Oid = tuple[int, ...]
+#: An SNMP value, or what works it out when it is asked for.
+Value = Any
+
+SYSTEM: Final[Oid] = (1, 3, 6, 1, 2, 1, 1)
+OWN: Final[Oid] = (1, 3, 6, 1, 4, 1, 32473, 1)
+VENDOR: Final[Oid] = (1, 3, 6, 1, 4, 1, 5003)
+ACTIVE: Final[Oid] = (*VENDOR, 11, 1, 1, 1, 1)
+HISTORY: Final[Oid] = (*VENDOR, 11, 1, 2, 1, 1)
+SERIAL: Final[Oid] = (*VENDOR, 9, 10, 10, 2, 3, 2)
+HA_READY: Final[Oid] = (*VENDOR, 9, 10, 10, 2, 10, 1)
+#: Percent of a license in use: SBC signaling sessions, and far-end users.
+PERCENT: Final[Mapping[str, Oid]] = {
+    SBC_SESSIONS: (*VENDOR, 15, 2, 1, 1, 1, 4),
+    FAR_END_USERS: (*VENDOR, 15, 2, 1, 1, 1, 5),
+}
+OWN_SCALARS: Final[Oid] = (*OWN, 1)
+OWN_LICENSES: Final[Oid] = (*OWN, 1, 10, 1)
+
+#: What the alarm tables and the traps name as the source.
+SOURCE: Final = "system0Mo"
+
+
+class View:
+    """Objects in lexicographic order, as they were at one moment."""
+
+    def __init__(self, values: Mapping[Oid, Value]) -> None:
+        """Hold `values` by OID."""
+        self._values = dict(values)
+        self._order = sorted(self._values)
+        self._parents = {oid[:-1] for oid in self._order}
+
+    def get(self, oid: Oid) -> Value | None:
+        """Return the value at `oid`, None where there is none."""
+        found = self._values.get(oid)
+        return found() if isinstance(found, Live) else found
+
+    def next_after(self, oid: Oid) -> Oid | None:
+        """Return the first OID after `oid`, None at the end."""
+        at = bisect_right(self._order, oid)
+        return self._order[at] if at < len(self._order) else None
+
+    def is_object(self, oid: Oid) -> bool:
+        """Tell whether an object has instances beside `oid`."""
+        return oid[:-1] in self._parents
+
+
+class Live:
+    """A value that is worked out when it is asked for."""
+
+    def __init__(self, work: Callable[[], Value]) -> None:
+        """Ask `work` for it."""
+        self._work = work
+
+    def __call__(self) -> Value:
+        """Return the value of now."""
+        return self._work()
+
+
+def text(value: str, most: int = 255) -> Value:
+    """Return an OCTET STRING in UTF-8 of at most `most` octets, cut between characters."""
+    return OctetString(value.encode()[:most].decode(errors="ignore").encode())
+
+
+def date_and_time(at: float) -> Value:
+    """Return DateAndTime (RFC 2579) of seconds since 1970, in UTC."""
+    t = datetime.fromtimestamp(at, UTC)
+    clock = (t.month, t.day, t.hour, t.minute, t.second, t.microsecond // 100_000)
+    return OctetString(t.year.to_bytes(2, "big") + bytes(clock) + b"+\0\0")
+
+
+def described(event: Event) -> tuple[str, EventType, int, tuple[str, str, str]]:
+    """Return short text, event type, probable cause and AdditionalInfo1..3 of an event."""
+    found = DEFINITIONS.get(event.code)
+    if found is None:  # of a release that knew more alarms than this one
+        return event.text, EventType.OTHER, 0, (event.code, "", "")
+    info = (",".join(event.codes), event.text, found.next_step)
+    return found.short or event.text, found.event_type, found.cause, info
+
+
+def name_number(oid: str) -> int:
+    """Return the vendor's number of an alarm: the OID's last arc less one."""
+    return int(oid.rpartition(".")[2]) - 1
+
+
+def table(entry: Oid, events: tuple[Event, ...], uptime_at: Callable[[float], int]) -> dict[
+    Oid, Value
+]:  # fmt: skip
+    """Return the rows of an alarm table (AcAlarm, columns 1 to 13)."""
+    found: dict[Oid, Value] = {}
+    for event in events:
+        short, kind, cause, info = described(event)
+        columns = (
+            Unsigned32(event.sequence),
+            TimeTicks(uptime_at(event.at)),
+            ObjectIdentifier(event.oid),
+            date_and_time(event.at),
+            Unsigned32(name_number(event.oid)),
+            text(short, 200),
+            text(SOURCE),
+            Integer32(int(event.severity)),
+            Integer32(int(kind)),
+            Integer32(cause),
+            *(text(i, 100) for i in info),
+        )
+        for column, value in enumerate(columns, 1):
+            found[(*entry, column, event.sequence)] = value
+    return found
+
+
+def alarm_objects(report: AlarmReport, uptime_at: Callable[[float], int]) -> dict[Oid, Value]:
+    """Return both alarm tables; `uptime_at` gives sysUpTime, in hundredths, of a time."""
+    return {
+        **table(ACTIVE, report.active, uptime_at),
+        **table(HISTORY, report.history, uptime_at),
+    }
+
+
+def license_objects(status: Status) -> dict[Oid, Value]:
+    """Return the device's license state: absolute numbers, and the percentages the field has."""
+    scalars: dict[int, Value] = {
+        1: text(status.serial),
+        2: text(status.software),
+        3: text(status.mode),
+        4: text(status.server_status),
+        5: Integer32(1 if status.in_service else 2),
+        6: text(status.out_of_service),
+        8: Gauge32(status.uncertain),
+        9: Gauge32(status.emergency),
+    }
+    if status.lease_seconds is not None:
+        scalars[7] = Gauge32(max(0, int(status.lease_seconds)))
+    found: dict[Oid, Value] = {(*OWN_SCALARS, k, 0): v for k, v in scalars.items()}
+    found[(*SERIAL, 0)] = text(status.serial)
+    found[(*HA_READY, 0)] = Integer32(1)  # notApplicable: this release has no HA
+    for index, row in enumerate(status.capacity, 1):
+        counts = (row.remote, row.local, row.actual, row.pending, row.in_use, row.peak)
+        found[(*OWN_LICENSES, 2, index)] = text(row.label)
+        for column, count in enumerate(counts, 3):
+            found[(*OWN_LICENSES, column, index)] = Gauge32(count)
+        if row.maximum is not None:
+            found[(*OWN_LICENSES, 9, index)] = Gauge32(row.maximum)
+        if row.type in PERCENT:
+            share = row.in_use * 100 // row.actual if row.actual else 100 * (row.in_use > 0)
+            found[(*PERCENT[row.type], 0)] = Gauge32(min(100, share))
+    return found
+
+
+def system_objects(
+    status: Status, *, contact: str, location: str, uptime: Callable[[], int]
+) -> dict[Oid, Value]:
+    """Return the system group (SNMPv2-MIB); `uptime` is in hundredths of a second."""
+    values = {
+        1: text(status.software),
+        2: ObjectIdentifier(OWN),
+        3: Live(lambda: TimeTicks(uptime())),
+        4: text(contact),
+        5: text(status.serial),
+        6: text(location),
+        7: Integer32(64),  # applications (layer 7)
+    }
+    return {(*SYSTEM, k, 0): v for k, v in values.items()}

@@ -1,0 +1,170 @@
+"""net-snmp against a real device: its readers, and snmptrapd as the receiver."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import subprocess
+from pathlib import Path
+from typing import Any
+
+from devicekit import Device, Process, call, eventually
+
+from callpool.device.faces.snmp.engine import engine_id
+from callpool.host.ports import free_port
+
+USER, AUTH, PRIVACY, COMMUNITY = "noc", "auth-secret-1", "privacy-secret-1", "community-1"
+V3 = ("-v3", "-u", USER, "-l", "authPriv", "-a", "SHA-256", "-A", AUTH, "-x", "AES", "-X", PRIVACY)
+V2C = ("-v2c", "-c", COMMUNITY)
+#: The 16 varbinds of every notification of an alarm.
+GLOBALS = ".1.3.6.1.4.1.5003.9.10.1.21.1."
+TRAPS = ".1.3.6.1.4.1.5003.9.10.1.21.2.0."
+TRAP_OID = ".1.3.6.1.6.3.1.1.4.1.0"
+COLD_START = ".1.3.6.1.6.3.1.1.5.1"
+ACTIVE = ".1.3.6.1.4.1.5003.11.1.1.1.1"
+HISTORY = ".1.3.6.1.4.1.5003.11.1.2.1.1"
+
+
+def environment(directory: Path) -> dict[str, str]:
+    """net-snmp without any file of the machine's."""
+    home = str(directory)
+    return {
+        **os.environ, "SNMPCONFPATH": home, "SNMP_PERSISTENT_DIR": home, "MIBS": "", "HOME": home
+    }  # fmt: skip
+
+
+class Snmp:
+    """One device's agent, as net-snmp's tools see it."""
+
+    def __init__(self, device: Device, *, v2c: bool = True, **more: Any) -> None:
+        self.device = device
+        self.port = free_port()
+        self.address = f"127.0.0.1:{self.port}"
+        self.home = device.site.directory / f"{device.name}.net-snmp"
+        self.home.mkdir()
+        settings = {
+            "listen": self.address,
+            "users": [{"name": USER, "auth_secret": AUTH, "privacy_secret": PRIVACY}],
+            "community": COMMUNITY if v2c else "",
+            **more,
+        }
+        subprocess.run(
+            [*_set_command(device)], input=json.dumps(settings), text=True, check=True, timeout=60
+        )
+
+    def run(self, tool: str, *words: str, ok: bool = True, patience: int = 5) -> str:
+        """Run a tool; return what it said (both streams where it must fail)."""
+        done = subprocess.run(
+            [tool, "-r1", f"-t{patience}", "-OnQ", *words],
+            capture_output=True, text=True, timeout=120, env=environment(self.home),
+        )  # fmt: skip
+        assert (done.returncode == 0) is ok, f"{tool} {words}: {done.stdout}{done.stderr}"
+        return done.stdout if ok else done.stdout + done.stderr
+
+    def get(self, oid: str, *credentials: str) -> str:
+        """The value of one object."""
+        words = (*(credentials or V3), self.address, oid)
+        return self.run("snmpget", "-Ov", *words).strip().strip('"')
+
+    def walk(self, oid: str, *credentials: str, tool: str = "snmpwalk") -> list[tuple[str, str]]:
+        """(OID, value) of everything under `oid`, in the order that it came."""
+        said = self.run(tool, *(credentials or V3), self.address, oid)
+        return [
+            (m[1], m[2].strip('"'))
+            for m in re.finditer(r"^(\.[\d.]+) = ?(.*)$", said, re.MULTILINE)
+            if not m[2].startswith(("No Such", "No more"))
+        ]
+
+    def table(self, entry: str) -> list[dict[int, str]]:
+        """The rows of an alarm table, by column."""
+        rows: dict[int, dict[int, str]] = {}
+        for oid, value in self.walk(entry):
+            column, index = (int(n) for n in oid.removeprefix(f"{entry}.").split("."))
+            rows.setdefault(index, {})[column] = value
+        return [rows[index] for index in sorted(rows)]
+
+    def answers(self) -> bool:
+        """Whether the agent serves the device by now."""
+        try:
+            return self.get(".1.3.6.1.2.1.1.5.0") == self.device.serial
+        except AssertionError:
+            return False
+
+
+def _set_command(device: Device) -> list[str]:
+    from devicekit import command
+
+    return command("device", "snmp", "set", "-", "--dir", device.layout.root)
+
+
+def show(device: Device) -> str:
+    """What `callpool device snmp show` says."""
+    return call("device", "snmp", "show", "--dir", device.layout.root)
+
+
+class Notification(dict[str, str]):
+    """The varbinds of one notification, by OID."""
+
+    @property
+    def oid(self) -> str:
+        return self[TRAP_OID]
+
+    def glob(self, number: int) -> str:
+        return self[f"{GLOBALS}{number}.0"]
+
+    @property
+    def severity(self) -> int:
+        return int(self.glob(4))
+
+
+class TrapReceiver:
+    """snmptrapd on a free port."""
+
+    def __init__(self, home: Path, serial: str) -> None:
+        home.mkdir()
+        self.port = free_port()
+        self.address = f"127.0.0.1:{self.port}"
+        self._log = home / "traps"
+        keys = f"{USER} SHA-256 {AUTH} AES {PRIVACY}"
+        (home / "state").mkdir()
+        (home / "snmptrapd.conf").write_text(
+            f"createUser -e 0x{engine_id(serial).hex()} {keys}\n"  # traps: the sender's engine
+            f"createUser {keys}\n"  # informs: the receiver's
+            f"authUser log {USER}\nauthCommunity log {COMMUNITY}\n"
+        )
+        self._home = home
+        # Its state outlives it: the same engine ID, one boot more, as the standard asks for.
+        self._words = [
+            "env", f"SNMPCONFPATH={home}", f"SNMP_PERSISTENT_DIR={home}/state", "MIBS=",
+            "snmptrapd", "-f", "-n", "-Lf", str(self._log), "-OnQe",
+            "-F", r"NOTIFY %P|%v\n", f"udp:{self.address}",
+        ]  # fmt: skip
+        self._process: Process | None = None
+        self.start()
+
+    def start(self) -> None:
+        self._process = Process(self._words, self._home / "snmptrapd.out")
+        eventually(lambda: "NET-SNMP version" in self._text())
+
+    def _text(self) -> str:
+        return self._log.read_text(errors="replace") if self._log.exists() else ""
+
+    def got(self) -> list[Notification]:
+        """What has arrived, in order."""
+        found = []
+        for line in self._text().splitlines():
+            if not line.startswith("NOTIFY "):
+                continue
+            binds = (b.split(" = ", 1) for b in line.partition("|")[2].split("\t"))
+            found.append(Notification((b[0], b[1].strip('"')) for b in binds if len(b) == 2))
+        return found
+
+    def security(self) -> list[str]:
+        """What snmptrapd says of how each arrived."""
+        lines = (x for x in self._text().splitlines() if x.startswith("NOTIFY "))
+        return [line.removeprefix("NOTIFY ").partition("|")[0] for line in lines]
+
+    def stop(self) -> None:
+        if self._process is not None and not self._process.ended():
+            self._process.end()
