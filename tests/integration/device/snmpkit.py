@@ -136,7 +136,8 @@ class TrapReceiver:
         self._home = home
         # Its state outlives it: the same engine ID, one boot more, as the standard asks for.
         self._words = [
-            "env", f"SNMPCONFPATH={home}", f"SNMP_PERSISTENT_DIR={home}/state", "MIBS=",
+            "env", f"SNMPCONFPATH={home}:{home}/state", f"SNMP_PERSISTENT_DIR={home}/state",
+            "MIBS=",
             "snmptrapd", "-f", "-n", "-Lf", str(self._log), "-OnQe",
             "-F", r"NOTIFY %P|%v\n", f"udp:{self.address}",
         ]  # fmt: skip

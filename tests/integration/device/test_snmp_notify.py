@@ -153,3 +153,23 @@ def test_an_alarm_outlives_a_killed_core_and_is_not_told_twice(
     assert [(r[1], r[4]) for r in snmp.table(HISTORY)] == [(r[1], r[4]) for r in before]
     assert [r[11] for r in snmp.table(ACTIVE)] == ["restart_pending"]
     assert alarms(informed).count(("107", 4, "restart_pending")) == 1, "not told again"
+
+
+def test_a_receiver_that_was_down_gets_all_in_order_and_nobody_waits_for_it(
+    alone: Site, receivers: list[TrapReceiver]
+) -> None:
+    device = alone.device("a")
+    snmp = with_snmp(device, receivers)
+    informed, trapped = receivers
+    device.start()
+    eventually(lambda: len(informed.got()) >= 2)
+    informed.stop()
+    alone.allocate("a", sbc_sessions=10)
+    last(trapped, ("107", 4, "restart_pending"))
+    device.ask("restart", save=True)
+    wanted = ("107", 4, "restart_pending"), ("107", 0, "restart_pending")
+    last(trapped, *wanted)
+    assert not snmp.table(ACTIVE)
+    assert alarms(informed) == []
+    informed.start()
+    last(informed, *wanted)
