@@ -96,6 +96,15 @@ class Change:
             serial=serial,
         )
 
+    def hint_tenant(self, tenant_id: int) -> None:
+        """Tell all units of a tenant so, once a change."""
+        self.tx.run(
+            "UPDATE unit SET hint_seq = :seq WHERE hint_seq <> :seq AND state = 'active'"
+            " AND device_id IN (SELECT device_id FROM device WHERE tenant_id = :tenant)",
+            seq=self.next_hint(),
+            tenant=tenant_id,
+        )
+
     def next_hint(self) -> int:
         """Return the number of this change's hints; open streams are woken once it is on disk."""
         if not self._hint:

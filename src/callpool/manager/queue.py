@@ -124,7 +124,9 @@ def kept(
     waiting requests need. The request of device `but` and those behind it keep nothing from it.
     """
     total = 0
-    for request in requests(change.tx):
+    found = requests(change.tx)
+    needs = _needs(change, name) if found else {}
+    for request in found:
         if request.device_id == but:
             break
         if name not in request.wanted:
@@ -137,14 +139,15 @@ def kept(
             and not _shared(change, tenant_id, name)
             and not _shared(change, request.tenant_id, name)
         ):
-            total += _needs(change, request, name)
+            total += needs.get(request.request_id, 0)
     return total
 
 
 def moving_elsewhere(change: Change, tenant_id: int, name: str) -> int:
     """Return how many units the moving requests of other tenants without a share still need."""
+    needs = _needs(change, name)
     return sum(
-        _needs(change, request, name)
+        needs.get(request.request_id, 0)
         for request in requests(change.tx)
         if request.state == MOVING
         and name in request.wanted
@@ -153,9 +156,18 @@ def moving_elsewhere(change: Change, tenant_id: int, name: str) -> int:
     )
 
 
-def _needs(change: Change, request: Request, name: str) -> int:
-    held = units_held(change, request.device_id, name)
-    return sum(max(0, request.wanted[name] - n) for n in held)
+def _needs(change: Change, name: str) -> dict[int, int]:
+    """Return how many units of a type each request still needs, by its number."""
+    out: dict[int, int] = {}
+    for r in change.tx.rows(
+        "SELECT r.request_id, r.wanted, (SELECT coalesce(sum(h.held), 0) FROM holding h"
+        " WHERE h.serial = u.serial AND h.type = :type AND h.since = 0) AS held"
+        " FROM request r JOIN unit u ON u.device_id = r.device_id AND u.state = 'active'",
+        type=name,
+    ):
+        wanted = msgspec.json.decode(r["wanted"], type=dict[str, int]).get(name, 0)
+        out[r["request_id"]] = out.get(r["request_id"], 0) + max(0, wanted - int(r["held"]))
+    return out
 
 
 def _shared(change: Change, tenant_id: int, name: str) -> bool:

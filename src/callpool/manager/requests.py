@@ -7,13 +7,13 @@ lease that ended, an order that arrived may be what a request waits for. The ari
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Mapping, Sequence
 
 import msgspec
 
 from callpool.licensing.capacity import LICENSE_TYPES, check_count, check_type
 from callpool.licensing.errors import LicenseError
+from callpool.licensing.lease import APPLY_LIVE
 from callpool.licensing.waiting import Donor, lacking, plan
 from callpool.manager import queue
 from callpool.manager.change import Change
@@ -50,13 +50,8 @@ def allocate_or_wait(
     queue.drop(change, device["device_id"], "request_replaced")
     queue.add(change, device["device_id"], counts)
     change.journal("request_queued", device=device["name"], counts=counts)
-    for row in change.tx.rows(
-        "SELECT u.serial FROM unit u JOIN device d ON d.device_id = u.device_id"
-        " WHERE d.tenant_id = :tenant AND u.state = 'active'",
-        tenant=device["tenant_id"],
-    ):
-        # From its next contact on it reports often.
-        change.hint(row["serial"])
+    # From its next contact on each unit reports often.
+    change.hint_tenant(device["tenant_id"])
     return clipping_notes(change, device, counts), True
 
 
@@ -122,7 +117,7 @@ def _advance(change: Change, request: Request, poll_seconds: float) -> bool:
     for name, n in missing.items():
         soon, later = _coming(change, request, name, poll_seconds)
         donors = _donors(change, request, name, poll_seconds)
-        planned = plan(n - soon, [d for d, _ in donors.values()], later=later)
+        planned = plan(n - soon, donors, later=later)
         plans[name] = planned
         if planned is None:
             why[name] = _waits(name, n - soon - later, donors)
@@ -217,57 +212,64 @@ def _granted(change: Change, device: Row, name: str) -> int:
     )
 
 
-def _donors(
-    change: Change, request: Request, name: str, poll_seconds: float
-) -> dict[str, tuple[Donor, Row]]:
-    """Return who may give of a type, by name: what it has in force and does not use.
+def _donors(change: Change, request: Request, name: str, poll_seconds: float) -> list[Donor]:
+    """Return who may give of a type: what each has in force and does not use.
 
     Only devices that have just reported, since the request was queued, with all that was
-    granted to them in force.
+    granted to them in force. One query: every contact of a large tenant comes here.
     """
     oldest = change.now - _FRESH_POLLS * poll_seconds * queue.pace(change.tx, request.tenant_id)
-    out: dict[str, tuple[Donor, Row]] = {}
-    for device in change.tx.rows(
-        "SELECT d.* FROM device d JOIN allocation a ON a.device_id = d.device_id"
+    found: dict[str, list[Row]] = {}
+    for unit in change.tx.rows(
+        "SELECT d.name, d.apply, u.hint_seen, u.last_contact, u.grant_version, u.report,"
+        " (SELECT coalesce(sum(h.granted), 0) FROM holding h WHERE h.serial = u.serial"
+        "  AND h.type = :type AND h.since = 0) AS granted"
+        " FROM device d JOIN allocation a ON a.device_id = d.device_id"
+        " JOIN unit u ON u.device_id = d.device_id AND u.state = 'active'"
         " WHERE d.tenant_id = :tenant AND d.removed_at IS NULL AND d.mode = 'fixed'"
         " AND a.type = :type AND a.target > 0"
-        " AND NOT EXISTS (SELECT 1 FROM request r WHERE r.device_id = d.device_id)",
+        " AND NOT EXISTS (SELECT 1 FROM request r WHERE r.device_id = d.device_id)"
+        " ORDER BY d.device_id",
         tenant=request.tenant_id,
         type=name,
     ):
-        units = units_of(change, device["device_id"])
-        granted = _granted(change, device, name) if units else 0
+        found.setdefault(unit["name"], []).append(unit)
+    out = []
+    for device, units in found.items():
+        granted = min(int(u["granted"]) for u in units)
         unused = min(
-            (
-                _unused(u, name, granted)
-                if u["hint_seen"] >= request.hint and (u["last_contact"] or 0.0) >= oldest
-                else 0
-                for u in units
-            ),
-            default=0,
+            _unused(u, name, granted)
+            if u["hint_seen"] >= request.hint and (u["last_contact"] or 0.0) >= oldest
+            else 0
+            for u in units
         )
         if unused > 0:
-            donor = Donor(
-                name=device["name"],
-                unused=unused,
-                cost=len(units),
-                live=device["apply"] == "live",
-            )
-            out[device["name"]] = (donor, device)
+            live = units[0]["apply"] == APPLY_LIVE
+            out.append(Donor(name=device, unused=unused, cost=len(units), live=live))
     return out
 
 
+class _Use(msgspec.Struct):
+    """What of a report tells who may give."""
+
+    applied_version: int = 0
+    remote_in_use: dict[str, int] = {}
+
+
+_read_use = msgspec.json.Decoder(_Use).decode
+
+
 def _unused(unit: Row, name: str, granted: int) -> int:
-    if not takes(unit):
+    if not unit["report"] or not granted:
         return 0
-    report: dict[str, Any] = msgspec.json.decode(unit["report"]) if unit["report"] else {}
-    if report.get("applied_version") != unit["grant_version"]:
-        return 0
-    return granted - int(report.get("remote_in_use", {}).get(name, 0))
+    use = _read_use(unit["report"])
+    unused = granted - use.remote_in_use.get(name, 0)
+    given = unused > 0 and use.applied_version == unit["grant_version"] and takes(unit)
+    return unused if given else 0
 
 
-def _waits(name: str, lacks: int, donors: Mapping[str, tuple[Donor, Row]]) -> str:
-    unused = sum(d.cost * d.unused for d, _ in donors.values())
+def _waits(name: str, lacks: int, donors: Sequence[Donor]) -> str:
+    unused = sum(d.cost * d.unused for d in donors)
     label = LICENSE_TYPES[name].label
     return (
         f"waits until {max(0, lacks - unused)} more {label} are unused in its tenant; "
