@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+import random
+import socket
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -120,6 +124,69 @@ def test_no_secret_is_in_a_process_list_a_log_or_a_readable_file(snmp: Snmp) -> 
     ]
     for secret in (AUTH, PRIVACY, COMMUNITY):
         assert not any(secret in text for text in seen), secret
+
+
+def test_mutated_packets_crash_nothing_disclose_nothing_and_fill_no_log(snmp: Snmp) -> None:
+    assert snmp.device.process is not None
+    faces = snmp.device.running()["faces_pid"]
+    said = len(snmp.device.process.said())
+    caught = captured(snmp)
+    assert len(caught) >= 3, "v2c, v3's discovery and v3 itself"
+    chance = random.Random(20)
+    parse_errors = ".1.3.6.1.2.1.11.6.0"
+    before = int(snmp.get(parse_errors))
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as attacker:
+        attacker.settimeout(0.003)
+        for _ in range(1000):
+            packet = mutated(chance, chance.choice(caught))
+            attacker.sendto(packet, ("127.0.0.1", snmp.port))
+            with contextlib.suppress(TimeoutError):
+                answer = attacker.recv(65535)
+                assert b"callpool" not in answer or COMMUNITY.encode() in packet
+    eventually(lambda: int(snmp.get(parse_errors)) > before + 100)
+    assert snmp.device.running()["faces_pid"] == faces
+    assert len(snmp.device.process.said()) - said < 2000
+    assert snmp.get(SYS_DESCR).startswith("callpool")
+
+
+def captured(snmp: Snmp) -> list[bytes]:
+    """Valid packets of net-snmp's own, caught on their way to the agent."""
+    packets: list[bytes] = []
+    for credentials in (V2C, V3):
+        with (
+            socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as middle,
+            socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as onward,
+        ):
+            middle.bind(("127.0.0.1", 0))
+            middle.settimeout(0.1)
+            onward.settimeout(10)
+            address = f"127.0.0.1:{middle.getsockname()[1]}"
+            with ThreadPoolExecutor(1) as pool:
+                reading = pool.submit(snmp.run, "snmpget", *credentials, address, SYS_DESCR)
+                while not reading.done():
+                    with contextlib.suppress(TimeoutError):
+                        packet, source = middle.recvfrom(65535)
+                        packets.append(packet)
+                        onward.sendto(packet, ("127.0.0.1", snmp.port))
+                        middle.sendto(onward.recv(65535), source)
+                assert "callpool" in reading.result()
+    return packets
+
+
+def mutated(chance: random.Random, packet: bytes) -> bytes:
+    """A packet with a few octets changed, lost or added, or its end cut off."""
+    made = bytearray(packet)
+    for _ in range(chance.choice((1, 1, 2, 5, 20))):
+        at, how = chance.randrange(len(made)), chance.randrange(4)
+        if how == 0:
+            made[at] = chance.randrange(256)
+        elif how == 1 and len(made) > 1:
+            del made[at]
+        elif how == 2:
+            made.insert(at, chance.randrange(256))
+        else:
+            made = made[: max(1, at)]
+    return bytes(made)
 
 
 def test_without_a_community_v2c_is_silent(tmp_path: Path) -> None:

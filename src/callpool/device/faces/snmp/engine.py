@@ -15,6 +15,7 @@ from pysnmp.entity import config
 from pysnmp.entity.engine import SnmpEngine
 from pysnmp.entity.rfc3413 import cmdrsp, context, ntforg
 from pysnmp.proto import rfc1905
+from pysnmp.proto.rfc3412 import MsgAndPduDispatcher
 from pysnmp.smi.error import NoAccessError, NotWritableError
 from pysnmp.smi.instrum import AbstractMibInstrumController
 
@@ -55,6 +56,21 @@ _COUNTERS: Final = (
 def engine_id(serial: str) -> bytes:
     """Return the engine's ID: always the same for a serial number (RFC 3411, format 5)."""
     return b"\x80\x00\x7e\xd9\x05" + hashlib.sha256(serial.encode()).digest()[:12]
+
+
+class Dispatcher(MsgAndPduDispatcher):  # type: ignore[misc]
+    """Drops and counts what the library stumbles over: a flood of it fills no log."""
+
+    def receive_message(self, engine: Any, *message: Any) -> Any:
+        """Take one datagram."""
+        try:
+            return super().receive_message(engine, *message)
+        except Exception:  # a malformed packet raises whatever it broke
+            (errors,) = engine.get_mib_builder().import_symbols(
+                "__SNMPv2-MIB", "snmpInASNParseErrs"
+            )
+            errors.syntax += 1
+            return b""
 
 
 class Objects(AbstractMibInstrumController):  # type: ignore[misc]
@@ -119,7 +135,7 @@ class Engine:
 
         Raises DeviceError `snmp_address` where the address cannot be listened on.
         """
-        self._engine = engine = SnmpEngine()
+        self._engine = engine = SnmpEngine(msgAndPduDsp=Dispatcher())
         # Set here and not by the constructor: that would keep the count in the system's
         # temporary directory.
         self._symbol("__SNMP-FRAMEWORK-MIB", "snmpEngineID").syntax = engine.snmpEngineID = (
