@@ -58,6 +58,9 @@ class AlarmBook:
             return
         except (OSError, msgspec.DecodeError) as error:
             self._core.note("alarms_unreadable", text=str(error))
+        if self._log.holds(al.LEASE_ENDED):
+            # Nothing else remembers it: a restart does not bring the licenses back.
+            self._core.fault(al.LEASE_ENDED)
 
     async def run(self) -> None:
         """Look again and again until cancelled."""

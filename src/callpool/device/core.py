@@ -236,6 +236,7 @@ class Core:
             self.fault(al.FLASH_FELL_BACK)
         if self.opened.license.ended(self.time(clock)):
             self.note("lease_ended", cause="the lease ended while the device was off")
+            self.fault(al.LEASE_ENDED)
             self.opened = discarded(self.opened)
         smart = self.opened.record.smart
         if smart.used:
@@ -293,6 +294,7 @@ class Core:
         """Discard Remote and restart the SIP service on the local key (seed 004)."""
         self.opened = discarded(self.opened).recording(restarting=True)
         self.note("lease_ended", cause="the lease ended")
+        self.fault(al.LEASE_ENDED)
         # Less is always safe: a full disk must not keep a lease alive.
         await self._write_if_possible()
         return await self.enforce(restart=True)

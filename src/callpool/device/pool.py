@@ -47,6 +47,7 @@ CLONE_CODES: Final = frozenset({"unit_locked", "stale_contact"})
 #: Faults between a device and its manager.
 MANAGER_FAULTS: Final = (
     al.CONTACT_LOST,
+    al.LEASE_ENDED,
     al.REPLY_REFUSED,
     al.CLONE_LOCKED,
     al.NOT_ENROLLED,

@@ -76,6 +76,7 @@ class Definition:
 
 CONTACT_LOST: Final = "contact_lost"
 LEASE_WARNING_CODE: Final = "lease_warning"
+LEASE_ENDED: Final = "lease_ended"
 OVER_ALLOCATED: Final = "over_allocated"
 RESTART_PENDING: Final = "restart_pending"
 CLONE_LOCKED: Final = "clone_locked"
@@ -119,6 +120,15 @@ DEFINITIONS: Final[Mapping[str, Definition]] = {
         text="The lease of the pool's licenses ends in {}; then only the local key counts.",
         short="License-pool is about to expire.",
         next_step="Restore contact with the license server before the lease ends.",
+        oid=POOL_INFRASTRUCTURE,
+        event_type=EventType.COMMUNICATIONS,
+        cause=_KEY_EXPIRED,
+    ),
+    LEASE_ENDED: Definition(
+        severity=Severity.CRITICAL,
+        text="The lease of the pool's licenses has ended: only the local key counts until the "
+        "license server is reached.",
+        next_step="Restore contact with the license server.",
         oid=POOL_INFRASTRUCTURE,
         event_type=EventType.COMMUNICATIONS,
         cause=_KEY_EXPIRED,

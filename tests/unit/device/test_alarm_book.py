@@ -115,3 +115,37 @@ async def test_a_disk_that_is_full_loses_no_alarm_and_a_damaged_file_no_device(
     assert told(anew) == [(POOL_APPLICATION, Severity.MAJOR, "restart_pending")]
     assert any(event == "alarms_unreadable" for event, _ in world.journal.lines)
     await world.crash()
+
+
+async def test_an_ended_lease_stays_an_alarm_over_a_restart_until_the_manager_is_back(
+    tmp_path: Path,
+) -> None:
+    world, book = await world_and_book(tmp_path)
+    world.manager.allocate(10, 3)
+    await world.agent.pull()
+    await world.go(0.0)
+    world.link.down = True
+    await world.go(7.5 * DAY)
+    await book.look()
+    (active,) = book.report().active
+    assert (active.severity, active.codes) == (
+        Severity.CRITICAL,
+        ("lease_ended", "contact_lost"),
+    )
+    assert world.row() == (0, 5, 5)
+    await world.crash()
+    await world.start()
+    again = AlarmBook(world.layout.alarms, world.agent.core)
+    await again.start()
+    await again.look()
+    assert again.report().active == (active,), "neither cleared nor told anew"
+    world.link.down = False
+    await world.agent.pull()
+    await world.go(0.0)
+    await again.look()
+    # The grant is back, and waits for a restart.
+    assert told(again, after=active.sequence) == [
+        (POOL_APPLICATION, Severity.MAJOR, "restart_pending"),
+        (POOL_INFRASTRUCTURE, Severity.CLEARED, "lease_ended"),
+    ]
+    await world.crash()
