@@ -20,7 +20,7 @@ from callpool.licensing.smart_events import Moment, Occurrence
 #: Calls a second configured; five minutes of them; and the pace at which SIPp offers these.
 LICENSED = 5
 FULL = LICENSED * 300
-RATE = 250.0
+RATE = 125.0
 
 
 async def enabled(core: Core) -> None:
@@ -50,6 +50,7 @@ async def test_the_mean_of_five_minutes_refuses_calls_alone_and_ends_by_itself(
         # Far more than five in one second, and all are admitted: it is the mean that counts.
         result = await r.calls(FULL, rate=RATE)
         assert result.answers == {200: FULL}
+        await eventually(lambda: r.gate.usage().admitted == FULL)
         long = await sipp.caller(r.address, calls=2, rate=10, hold_ms=8000)
         await eventually(lambda: r.gate.usage().sessions == 2)
 
@@ -68,10 +69,13 @@ async def test_the_mean_of_five_minutes_refuses_calls_alone_and_ends_by_itself(
             clock.advance(30.0)
             await core.tick()
         assert (await r.calls(20)).answers == {200: 20}
+        await eventually(lambda: r.gate.usage().admitted == FULL + 2 + 20)
 
         # Over the mean again, and the core dies: the step ends by itself, in real time.
         # (The window reaches back to a snapshot: up to half a minute more than five.)
-        await r.calls(FULL + 30 * LICENSED * 2, rate=RATE)
+        before, again = r.gate.usage().admitted, FULL + 30 * LICENSED * 2
+        await r.calls(again, rate=RATE)
+        await eventually(lambda: r.gate.usage().admitted == before + again)
         clock.advance(30.0)
         clock.set_rate(60.0)
         await core.tick()
