@@ -87,7 +87,7 @@ def test_the_three_alarms_by_their_real_causes(alone: Site, receivers: list[Trap
     eventually(lambda: ("125", 0, "over_allocated") in alarms(informed))
     eventually(lambda: not snmp.table(ACTIVE))
 
-    # The manager is lost, the lease nears its end; then the manager is back.
+    # The manager is lost, the lease nears its end and ends; then the manager is back.
     assert alone.manager is not None
     alone.manager.end()
     device.ask("pull")
@@ -97,9 +97,11 @@ def test_the_three_alarms_by_their_real_causes(alone: Site, receivers: list[Trap
     active = snmp.table(ACTIVE)
     assert [(r[3], r[8]) for r in active] == [(f"{TRAPS}106", "5")]
     assert active[0][11] == "lease_warning,contact_lost"
+    alone.clock.advance(86400)
+    last(informed, ("106", 5, "lease_warning"), ("106", 5, "lease_ended"))
     alone.start()
     device.ask("pull")
-    eventually(lambda: ("106", 0, "lease_warning") in alarms(informed))
+    eventually(lambda: ("106", 0, "lease_ended") in alarms(informed))
 
     # The manager no longer lists the device.
     alone.client.call("DELETE", "/devices/a")
