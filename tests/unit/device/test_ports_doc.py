@@ -1,0 +1,24 @@
+"""The port table of docs/operations.md says what the programs do by default."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+from callpool.device.faces.snmp.settings import DEFAULT_LISTEN as SNMP
+from callpool.device.settings import DEFAULT_PAGES
+from callpool.device.setup import DEFAULT_LISTEN as SIP
+from callpool.manager.settings import Settings
+
+DOC = Path(__file__).parents[3] / "docs" / "operations.md"
+#: The port that traps are received on, by the standard; nothing of ours listens there.
+RECEIVER = 162
+
+
+def test_every_default_port_is_in_the_table_and_no_other() -> None:
+    told = {int(port) for port in re.findall(r"^\| (\d+) \|", DOC.read_text(), re.MULTILINE)}
+    listened = {
+        int(address.rpartition(":")[2])
+        for address in (Settings().listen, DEFAULT_PAGES, SNMP, *SIP)
+    }
+    assert told == listened | {RECEIVER}
