@@ -27,6 +27,8 @@ from callpool.manager.store.database import Row
 _FRESH_POLLS = 4.0
 #: A unit that has not called for so many polls may not call at all: nothing is expected of it.
 _SILENT_POLLS = 30.0
+#: Requests of one tenant that may wait at once: they are served in turn.
+MAX_WAITING: Final = 100
 #: Why an allocation that can wait was not had at once.
 _CAN_WAIT = ("pool_exceeded", "tenant_exceeded", "requests_waiting")
 
@@ -37,7 +39,7 @@ def allocate_or_wait(
     """Allocate at once where it can be had; queue a request where it cannot.
 
     Returns notes for people and whether it waits. Raises LicenseError as `pools.allocate`;
-    `pool_exceeded` or `tenant_exceeded` for what no waiting could bring.
+    `pool_exceeded` or `tenant_exceeded` for what no waiting could bring, `too_many_waiting`.
     """
     try:
         return allocate(change, device, wanted), False
@@ -48,6 +50,11 @@ def allocate_or_wait(
     for name, count in counts.items():
         _check_ever(change, device, name, count)
     queue.drop(change, device["device_id"], "request_replaced")
+    if sum(r.tenant_id == device["tenant_id"] for r in queue.requests(change.tx)) >= MAX_WAITING:
+        raise LicenseError(
+            "too_many_waiting",
+            f"{MAX_WAITING} requests of this tenant wait already; cancel some, or buy licenses.",
+        )
     queue.add(change, device["device_id"], counts)
     change.journal("request_queued", device=device["name"], counts=counts)
     # From its next contact on each unit reports often.

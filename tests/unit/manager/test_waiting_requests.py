@@ -227,6 +227,20 @@ def test_a_new_order_ends_the_wait_and_nothing_is_taken_from_anybody(model: Mode
     assert shares(model) == {"A": 250, "B": 250, "C": 0, "E": 10}
 
 
+def test_a_tenants_queue_is_bounded(model: Model, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(requests, "MAX_WAITING", 2)
+    tenant_of_500(model)
+    wait(model, "C", sbc_sessions=50)
+    for name in ("D", "E"):
+        model.add(name, name, tenant=TENANT, apply="live")
+    wait(model, "D", sbc_sessions=5)
+    with pytest.raises(LicenseError) as caught:
+        wait(model, "E", sbc_sessions=5)
+    assert caught.value.code == "too_many_waiting"
+    assert wait(model, "D", sbc_sessions=6) is True  # asked anew, at the end of the queue
+    assert [n for n, _ in waiting(model)] == ["C", "D"]
+
+
 @pytest.mark.parametrize("way", ["cancel", "allocate", "remove", "none", "move"])
 def test_a_request_ends_with_what_it_was_made_for(model: Model, way: str) -> None:
     tenant_of_500(model)
