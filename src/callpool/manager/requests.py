@@ -8,6 +8,7 @@ lease that ended, an order that arrived may be what a request waits for. The ari
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import Final
 
 import msgspec
 
