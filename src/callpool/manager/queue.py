@@ -97,6 +97,17 @@ def note(change: Change, request: Request, *, state: str, why: dict[str, str]) -
     )
 
 
+def keep_granted(change: Change, request: Request) -> None:
+    """Write down that what a request was just granted is not for those that wait behind it."""
+    for name in request.wanted:
+        change.tx.run(
+            "UPDATE allocation SET granted_hint = :hint WHERE device_id = :device AND type = :type",
+            hint=change.next_hint(),
+            device=request.device_id,
+            type=name,
+        )
+
+
 def drop(change: Change, device_id: int, cause: str) -> bool:
     """Take a device's request out of the queue; returns whether there was one."""
     request = request_of(change.tx, device_id)

@@ -113,6 +113,7 @@ def _advance(change: Change, request: Request, poll_seconds: float) -> bool:
     missing = _missing(change, request)
     if not missing:
         set_targets(change, device, request.wanted)
+        queue.keep_granted(change, request)
         change.tx.run("DELETE FROM request WHERE request_id = :request", request=request.request_id)
         change.journal(
             "request_granted",
@@ -224,7 +225,9 @@ def _donors(change: Change, request: Request, name: str, poll_seconds: float) ->
     """Return who may give of a type: what each has in force and does not use.
 
     Only devices that have just reported, since the request was queued, with all that was
-    granted to them in force. One query: every contact of a large tenant comes here.
+    granted to them in force; not those whose own request was granted while this one waited:
+    what has just come into service would go out of it again. One query: every contact of a
+    large tenant comes here.
     """
     oldest = change.now - _FRESH_POLLS * poll_seconds * queue.pace(change.tx, request.tenant_id)
     found: dict[str, list[Row]] = {}
@@ -235,11 +238,12 @@ def _donors(change: Change, request: Request, name: str, poll_seconds: float) ->
         " FROM device d JOIN allocation a ON a.device_id = d.device_id"
         " JOIN unit u ON u.device_id = d.device_id AND u.state = 'active'"
         " WHERE d.tenant_id = :tenant AND d.removed_at IS NULL AND d.mode = 'fixed'"
-        " AND a.type = :type AND a.target > 0"
+        " AND a.type = :type AND a.target > 0 AND a.granted_hint < :hint"
         " AND NOT EXISTS (SELECT 1 FROM request r WHERE r.device_id = d.device_id)"
         " ORDER BY d.device_id",
         tenant=request.tenant_id,
         type=name,
+        hint=request.hint,
     ):
         found.setdefault(unit["name"], []).append(unit)
     out = []

@@ -413,3 +413,26 @@ def test_the_command_prints_a_line_a_change_and_a_total(
     file.write_text("{")
     assert run(build(words), words) == 1
     assert "[bad_script]" in capsys.readouterr().err
+
+
+def test_what_a_request_was_granted_is_not_taken_for_the_one_behind_it() -> None:
+    full = [at(0, "allocate", n, sbc_sessions=250) for n in "AB"]
+    full += [at(1, "active", n, sbc_sessions=250) for n in "AB"]
+    lines = simulate(
+        *full,
+        at(60, "allocate", "C", sbc_sessions=30, wait=True),
+        at(60, "allocate", "D", sbc_sessions=10, wait=True),
+        at(200, "active", "A", sbc_sessions=220),
+        at(300, "active", "A", sbc_sessions=210),
+        # A request made later may take what C still does not use.
+        at(400, "allocate", "E", sbc_sessions=20, wait=True),
+        purchased={SESSIONS: 500},
+        devices=[device(n) for n in "ABCDE"],
+        days=1,
+    )
+    assert actual(lines, "C")[:2] == [(0.0, 0), (200.0, 30)]
+    assert actual(lines, "D")[:2] == [(0.0, 0), (300.0, 10)]
+    (taken,) = actual(lines, "C")[2:]
+    assert taken[1] < 30
+    assert taken[0] >= 400.0
+    assert actual(lines, "E")[-1][1] == 20
