@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import msgspec
+
 from callpool.device import alarms as al
 from callpool.device.active import active_alarms
 from callpool.device.alarms import Alarm
@@ -44,6 +46,9 @@ def report(
     enrolled = opened.ring is not None
     waiting = opened.latest.waiting if opened.latest and not pool.removed else ()
     capacity = rows(held, core.actual(now), usage, time, trusted=not core.mark.behind)
+    if smart.agent.enabled:
+        # Sessions and users are not limited: no restart brings any.
+        capacity = tuple(msgspec.structs.replace(row, pending=row.actual) for row in capacity)
     after = next((row.pending for row in capacity if row.type == SBC_SESSIONS), 0)
     why = out_of_service(core.step(now), waiting, after_restart=after)
     managed = leased or (enrolled and pool.status == MANAGED)

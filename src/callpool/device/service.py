@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from callpool.licensing.admission import NO_POLICY, REASONS, Step
-from callpool.licensing.capacity import LICENSE_TYPES, SBC_SESSIONS
+from callpool.licensing.capacity import CPS, LICENSE_TYPES, SBC_SESSIONS
 from callpool.wire.messages import WaitingMessage
 
 
@@ -31,6 +31,8 @@ def out_of_service(
         return REASONS[NO_POLICY]
     if not step.admit:
         return REASONS.get(step.reason, step.reason)
+    if step.caps.get(CPS) == 0:
+        return "no count of calls per second is configured"
     if step.caps.get(SBC_SESSIONS) == 0:
         why = f"no {LICENSE_TYPES[SBC_SESSIONS].label} are licensed"
         if after_restart:

@@ -84,7 +84,7 @@ class PurchaseOrder:
     def __post_init__(self) -> None:
         """Check dates and types: LicenseError `bad_document` or `unknown_license_type`."""
         if self.ends <= self.starts:
-            raise LicenseError("bad_document", "An order ends after it starts.")
+            raise LicenseError("bad_document", "An order must end after it starts.")
         if not self.counts:
             raise LicenseError("bad_document", "An order buys at least one license.")
         if self.role not in _ROLES:

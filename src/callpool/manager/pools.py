@@ -172,11 +172,13 @@ def clipping_notes(change: Change, device: Row, counts: Mapping[str, int]) -> li
                 f"{unit['serial']} is in smart mode and is given nothing until smart licensing is "
                 "disabled there."
             )
-        elif is_reset(unit):
+            continue
+        if is_reset(unit):
             notes.append(
                 f"{unit['serial']} was reset to factory defaults and is given nothing until it is "
                 "enrolled again."
             )
+            continue
         for name, count in counts.items():
             most = report.get("maximum", {}).get(name)
             local = report.get("local", {}).get(name, 0)

@@ -163,7 +163,7 @@ def test_orders_that_cannot_be_are_refused(site: Site, manager: Running) -> None
     backward = manager.import_order(sign(site.vendor, ORDER, made), 400)
     assert (backward["code"], backward["detail"]) == (
         "bad_document",
-        "An order ends after it starts.",
+        "An order must end after it starts.",
     )
     other = Site(site.layout.directory.parent / "other")
     foreign = manager.import_order(other.order("PO-Y", sbc_sessions=5), 403)

@@ -51,9 +51,11 @@ async def test_smart_status_says_why_calls_are_refused_and_what_to_do(tmp_path: 
     assert "smart enable" in told()["To do"]
     await world.tell("enable")
     assert told()["Calls"].startswith("reject: no count is configured (")
+    assert dict(lines(world.agent.status()))["In service"].startswith("No: no count")
     assert "smart count N" in told()["To do"]
     await world.tell("count", count=50)
     assert told()["Calls"].startswith("allow (")
+    assert dict(lines(world.agent.status()))["In service"] == "Yes"
     assert "smart register" in told()["To do"]
     world.authority.good = False
     await world.tell("register", token=world.authority.token)
