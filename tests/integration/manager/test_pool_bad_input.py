@@ -151,7 +151,11 @@ def test_orders_that_cannot_be_imported(
     head, dot, rest = good.partition(".")
     for envelope, code, said in (
         (sign(site.vendor, ORDER, backward), "bad_document", "An order must end after it starts."),
-        (sign(site.vendor, ORDER, {**order, "ends": order["starts"]}), "bad_document", "ends"),
+        (
+            sign(site.vendor, ORDER, {**order, "ends": order["starts"]}),
+            "bad_document",
+            "must end after",
+        ),
         (other.order("PO-4", sbc_sessions=5), "unknown_signer", ""),
         (head + dot + rest[:8] + ("B" if rest[8] == "A" else "A") + rest[9:], "bad_signature", ""),
         (

@@ -135,7 +135,7 @@ class Compliance(RuleBasedStateMachine):
 
 TestCompliance = Compliance.TestCase
 TestCompliance.settings = settings(
-    max_examples=30,
+    max_examples=15,
     stateful_step_count=25,
     deadline=None,
     suppress_health_check=[HealthCheck.too_slow, HealthCheck.filter_too_much],
