@@ -15,8 +15,8 @@ from callpool.licensing.errors import CallpoolError
 BACKOFF: Final = (0.5, 60.0)
 #: A stream that stood this long, in seconds, was a good one.
 GOOD: Final = 10.0
-#: The least real time in seconds between two hints that are heeded.
-PACE: Final = 0.2
+#: The least real time in seconds between two hints of the authority that are heeded.
+SMART_PACE: Final = 0.2
 
 
 class HintStream:
@@ -29,11 +29,14 @@ class HintStream:
         *,
         request: Callable[[], str],
         heard: Callable[[str], None],
+        pace: float = 0.0,
     ) -> None:
         """Open `path` of `link` (None for no manager) with the envelope that `request` signs.
 
-        `heard` is told of each opening and each hint, in the event loop.
+        `heard` is told of each opening and each hint, in the event loop; after each, nothing
+        is heeded for `pace` seconds.
         """
+        self._pace = pace
         self._link, self._path, self._request, self._heard = link, path, request, heard
         self._wanted = asyncio.Event()
         self._task: asyncio.Task[None] | None = None
@@ -71,8 +74,8 @@ class HintStream:
                     if not self._wanted.is_set():
                         break
                     self._heard(name)
-                    if self.up:
-                        await asyncio.sleep(PACE)
+                    if self.up and self._pace:
+                        await asyncio.sleep(self._pace)
                     self.up = True
             except CallpoolError as error:
                 wait = (error.retry_after or 0.0) if isinstance(error, LinkError) else 0.0

@@ -18,7 +18,7 @@ import msgspec
 from callpool.device.core import Core
 from callpool.device.errors import DeviceError, LinkError
 from callpool.device.exchange import Answer, Exchange
-from callpool.device.hints import HintStream
+from callpool.device.hints import SMART_PACE, HintStream
 from callpool.device.manager_link import STREAM_OPEN, new_nonce
 from callpool.device.ports import Link, Post
 from callpool.device.settings import Layout, read_token
@@ -55,7 +55,13 @@ class Smart:
         self._log = SmartLog(layout.smart_log)
         self._identity: SigningKey | None = None
         self._exchange = Exchange(post, "The authority")
-        self._hints = HintStream(link, SMART_HINTS_PATH, request=self._listening, heard=self._heard)
+        self._hints = HintStream(
+            link,
+            SMART_HINTS_PATH,
+            request=self._listening,
+            heard=self._heard,
+            pace=SMART_PACE,
+        )
         self._waiting: list[tuple[Contact, asyncio.Future[Outcome]]] = []
         #: Whether the bytes under way were sent before, and when these were sent (boottime).
         self._repeated = False
