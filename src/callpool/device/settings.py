@@ -30,6 +30,7 @@ import msgspec
 
 from callpool.device.errors import DeviceError
 from callpool.device.window import CPS_POLICIES, INSTANT
+from callpool.host.addresses import address
 from callpool.host.files import sync_directory, write_durably
 from callpool.licensing.capacity import Capacity
 from callpool.licensing.errors import TrustError
@@ -93,14 +94,6 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     def vendor(self) -> PublicKey | None:
         """Return the vendor's key, None where none was given."""
         return PublicKey.from_text(self.vendor_key) if self.vendor_key else None
-
-
-def address(text: str) -> tuple[str, int]:
-    """Split `host:port`; raises DeviceError `bad_address`."""
-    host, colon, port = text.rpartition(":")
-    if not colon or not host or not port.isdecimal() or not 0 <= int(port) <= 65535:
-        raise DeviceError("bad_address", f"An address is host:port, not {text[:60]!r}.")
-    return host.strip("[]"), int(port)
 
 
 @dataclass(frozen=True, slots=True)

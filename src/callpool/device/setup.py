@@ -12,8 +12,9 @@ from callpool.device.errors import DeviceError
 from callpool.device.faces.certificate import make_certificate
 from callpool.device.flash import Flash
 from callpool.device.record import FlashRecord, Marked, open_record, read_local_key
-from callpool.device.settings import Layout, Settings, address
+from callpool.device.settings import Layout, Settings
 from callpool.device.window import INSTANT
+from callpool.host.addresses import address
 from callpool.host.clock import clock_for
 from callpool.licensing.instant import HighWaterMark
 from callpool.licensing.key import check_installable

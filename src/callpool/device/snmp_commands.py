@@ -8,10 +8,10 @@ from typing import Annotated
 import msgspec
 import typer
 
-from callpool.device.faces.snmp.settings import SnmpSettings, read_settings, write_settings
 from callpool.device.options import AsJson, Directory
 from callpool.device.settings import Layout
 from callpool.host.console import say
+from callpool.host.snmp.settings import SnmpSettings, read_settings, write_settings
 
 snmp_app = typer.Typer(no_args_is_help=True, help="SNMP: who may read, who is told.")
 

@@ -14,8 +14,9 @@ import msgspec
 from callpool.device.app import Running
 from callpool.device.control import ask
 from callpool.device.errors import DeviceError
-from callpool.device.settings import Layout, address
+from callpool.device.settings import Layout
 from callpool.device.status import Status
+from callpool.host.addresses import address
 from callpool.host.sipp import SippResult, caller
 from callpool.licensing.key import FEATURES
 

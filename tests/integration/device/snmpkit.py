@@ -11,8 +11,8 @@ from typing import Any
 
 from devicekit import Device, Process, call, eventually
 
-from callpool.device.faces.snmp.engine import engine_id
 from callpool.host.ports import free_port
+from callpool.host.snmp.engine import engine_id
 
 USER, AUTH, PRIVACY, COMMUNITY = "noc", "auth-secret-1", "privacy-secret-1", "community-1"
 V3 = ("-v3", "-u", USER, "-l", "authPriv", "-a", "SHA-256", "-A", AUTH, "-x", "AES", "-X", PRIVACY)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
-from callpool.device.faces.snmp.notify import GLOBALS, STARTED
 from callpool.device.faces.snmp.tree import (
     ACTIVE,
     HA_READY,
@@ -14,8 +13,9 @@ from callpool.device.faces.snmp.tree import (
     OWN_SCALARS,
     PERCENT,
     SERIAL,
-    Oid,
 )
+from callpool.host.snmp.notify import GLOBALS, STARTED
+from callpool.host.snmp.values import Oid
 from callpool.licensing.alarm_table import DEFINITIONS
 
 MIB = Path(__file__).parents[3] / "packaging" / "mibs" / "CALLPOOL-MIB.txt"

@@ -5,9 +5,9 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
-from callpool.device.faces.snmp.settings import DEFAULT_LISTEN as SNMP
 from callpool.device.settings import DEFAULT_PAGES
 from callpool.device.setup import DEFAULT_LISTEN as SIP
+from callpool.host.snmp.settings import DEFAULT_LISTEN as SNMP
 from callpool.manager.settings import Settings
 
 DOC = Path(__file__).parents[3] / "docs" / "operations.md"

@@ -10,8 +10,9 @@ from device_world import VENDOR, local_key
 from callpool.device.errors import DeviceError
 from callpool.device.flash import Flash
 from callpool.device.record import open_record
-from callpool.device.settings import Layout, Settings, address, read_token
+from callpool.device.settings import Layout, Settings, read_token
 from callpool.device.setup import Plan, destination, install_offline, set_up
+from callpool.host.addresses import address
 from callpool.licensing.errors import CallpoolError
 from callpool.wire.tokens import join
 
@@ -124,9 +125,9 @@ def test_settings_that_were_damaged_are_named(tmp_path: Path) -> None:
 @pytest.mark.parametrize("bad", ["", "host", ":5", "h:", "h:x", "h:70000", "h:-1"])
 def test_an_address_is_host_and_port(bad: str) -> None:
     assert address("[::1]:8443") == ("::1", 8443)
-    with pytest.raises(DeviceError):
+    with pytest.raises(CallpoolError):
         address(bad)
-    with pytest.raises(DeviceError):
+    with pytest.raises(CallpoolError):
         destination(bad)
 
 

@@ -8,12 +8,13 @@ from typing import Any
 
 import pytest
 
-from callpool.device.errors import DeviceError
-from callpool.device.faces.snmp.notify import COLD_START, Receiver, VarBinds, standard, varbinds
-from callpool.device.faces.snmp.settings import SnmpSettings, read_settings, write_settings
-from callpool.device.faces.snmp.tree import View, date_and_time, table, text
+from callpool.device.faces.snmp.tree import table
+from callpool.host.snmp.notify import COLD_START, Receiver, VarBinds, standard, varbinds
+from callpool.host.snmp.settings import SnmpSettings, read_settings, write_settings
+from callpool.host.snmp.values import View, date_and_time, text
 from callpool.licensing.alarm_table import POOL_APPLICATION, Severity
 from callpool.licensing.alarms import HISTORY, Event
+from callpool.licensing.errors import CallpoolError
 
 SECRET = "a-secret-that-nobody-sees"
 USER = {"name": "noc", "auth_secret": SECRET, "privacy_secret": SECRET}
@@ -72,7 +73,7 @@ def test_settings_are_kept_whole_and_private(tmp_path: Path) -> None:
 def test_bad_settings_get_one_sentence_without_any_secret(
     tmp_path: Path, settings: Any, code: str
 ) -> None:
-    with pytest.raises(DeviceError) as refused:
+    with pytest.raises(CallpoolError) as refused:
         put(tmp_path, settings)
     assert refused.value.code == code
     assert SECRET not in refused.value.sentence

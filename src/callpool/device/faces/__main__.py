@@ -15,7 +15,8 @@ import uvicorn
 from callpool.device.faces.certificate import keep_certificate
 from callpool.device.faces.pages import make_app
 from callpool.device.faces.reader import Reader
-from callpool.device.settings import Layout, address
+from callpool.device.settings import Layout
+from callpool.host.addresses import address
 
 
 async def serve(layout: Layout) -> None:

@@ -13,16 +13,16 @@ import structlog
 
 from callpool.device.alarm_book import AlarmReport
 from callpool.device.control import ask
-from callpool.device.errors import DeviceError
 from callpool.device.faces.reader import PATIENCE, Reader
-from callpool.device.faces.snmp import notify
-from callpool.device.faces.snmp.engine import Engine
-from callpool.device.faces.snmp.notify import Receiver, VarBinds
-from callpool.device.faces.snmp.settings import SnmpSettings, read_settings
-from callpool.device.faces.snmp.tree import View, alarm_objects, license_objects, system_objects
+from callpool.device.faces.snmp.tree import alarm_objects, license_objects, system_objects
 from callpool.device.settings import Layout
 from callpool.device.status import Status
 from callpool.host.files import write_durably
+from callpool.host.snmp import notify
+from callpool.host.snmp.engine import Engine
+from callpool.host.snmp.notify import Receiver, VarBinds
+from callpool.host.snmp.settings import SnmpSettings, read_settings
+from callpool.host.snmp.values import View
 from callpool.licensing.errors import CallpoolError
 
 #: Seconds between two readings of the core.
@@ -70,7 +70,7 @@ class SnmpAgent:
         return int((time.monotonic() - self._began) * 100) % 2**32
 
     async def run(self) -> None:
-        """Serve until cancelled; raises DeviceError `snmp_address`."""
+        """Serve until cancelled; raises CallpoolError `snmp_address`."""
         self._keep(msgspec.structs.replace(self._kept, boots=self._kept.boots + 1))
         serial = self._layout.load().serial
         engine = Engine(
@@ -158,6 +158,6 @@ async def serve_snmp(layout: Layout, reader: Reader) -> None:
     while True:
         try:
             await SnmpAgent(layout, read_settings(layout.snmp), reader).run()
-        except DeviceError as error:
+        except CallpoolError as error:
             log.error("snmp_failed", code=error.code, text=error.sentence)
         await asyncio.sleep(AGAIN)

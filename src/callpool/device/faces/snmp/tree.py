@@ -7,33 +7,19 @@ honestly is not there.
 
 from __future__ import annotations
 
-from bisect import bisect_right
 from collections.abc import Callable, Mapping
-from datetime import UTC, datetime
-from typing import Any, Final
+from typing import Final
 
-from pysnmp.proto.rfc1902 import (
-    Gauge32,
-    Integer32,
-    ObjectIdentifier,
-    OctetString,
-    TimeTicks,
-    Unsigned32,
-)
+from pysnmp.proto.rfc1902 import Gauge32, Integer32, ObjectIdentifier, TimeTicks, Unsigned32
 
 from callpool.device.alarm_book import AlarmReport
 from callpool.device.status import Status
-from callpool.licensing.alarm_table import DEFINITIONS, EventType
+from callpool.host.snmp.notify import SOURCE, described, name_number
+from callpool.host.snmp.values import OWN, VENDOR, Live, Oid, Value, date_and_time, text
 from callpool.licensing.alarms import Event
 from callpool.licensing.capacity import FAR_END_USERS, SBC_SESSIONS
 
-Oid = tuple[int, ...]
-#: An SNMP value, or what works it out when it is asked for.
-Value = Any
-
 SYSTEM: Final[Oid] = (1, 3, 6, 1, 2, 1, 1)
-OWN: Final[Oid] = (1, 3, 6, 1, 4, 1, 32473, 1)
-VENDOR: Final[Oid] = (1, 3, 6, 1, 4, 1, 5003)
 ACTIVE: Final[Oid] = (*VENDOR, 11, 1, 1, 1, 1)
 HISTORY: Final[Oid] = (*VENDOR, 11, 1, 2, 1, 1)
 SERIAL: Final[Oid] = (*VENDOR, 9, 10, 10, 2, 3, 2)
@@ -45,71 +31,6 @@ PERCENT: Final[Mapping[str, Oid]] = {
 }
 OWN_SCALARS: Final[Oid] = (*OWN, 1)
 OWN_LICENSES: Final[Oid] = (*OWN, 1, 10, 1)
-
-#: What the alarm tables and the traps name as the source.
-SOURCE: Final = "system0Mo"
-
-
-class View:
-    """Objects in lexicographic order, as they were at one moment."""
-
-    def __init__(self, values: Mapping[Oid, Value]) -> None:
-        """Hold `values` by OID."""
-        self._values = dict(values)
-        self._order = sorted(self._values)
-        self._parents = {oid[:-1] for oid in self._order}
-
-    def get(self, oid: Oid) -> Value | None:
-        """Return the value at `oid`, None where there is none."""
-        found = self._values.get(oid)
-        return found() if isinstance(found, Live) else found
-
-    def next_after(self, oid: Oid) -> Oid | None:
-        """Return the first OID after `oid`, None at the end."""
-        at = bisect_right(self._order, oid)
-        return self._order[at] if at < len(self._order) else None
-
-    def is_object(self, oid: Oid) -> bool:
-        """Tell whether an object has instances beside `oid`."""
-        return oid[:-1] in self._parents
-
-
-class Live:
-    """A value that is worked out when it is asked for."""
-
-    def __init__(self, work: Callable[[], Value]) -> None:
-        """Ask `work` for it."""
-        self._work = work
-
-    def __call__(self) -> Value:
-        """Return the value of now."""
-        return self._work()
-
-
-def text(value: str, most: int = 255) -> Value:
-    """Return an OCTET STRING in UTF-8 of at most `most` octets, cut between characters."""
-    return OctetString(value.encode()[:most].decode(errors="ignore").encode())
-
-
-def date_and_time(at: float) -> Value:
-    """Return DateAndTime (RFC 2579) of seconds since 1970, in UTC."""
-    t = datetime.fromtimestamp(at, UTC)
-    clock = (t.month, t.day, t.hour, t.minute, t.second, t.microsecond // 100_000)
-    return OctetString(t.year.to_bytes(2, "big") + bytes(clock) + b"+\0\0")
-
-
-def described(event: Event) -> tuple[str, EventType, int, tuple[str, str, str]]:
-    """Return short text, event type, probable cause and AdditionalInfo1..3 of an event."""
-    found = DEFINITIONS.get(event.code)
-    if found is None:  # of a release that knew more alarms than this one
-        return event.text, EventType.OTHER, 0, (event.code, "", "")
-    info = (",".join(event.codes), event.text, found.next_step)
-    return found.short or event.text, found.event_type, found.cause, info
-
-
-def name_number(oid: str) -> int:
-    """Return the vendor's number of an alarm: the OID's last arc less one."""
-    return int(oid.rpartition(".")[2]) - 1
 
 
 def table(entry: Oid, events: tuple[Event, ...], uptime_at: Callable[[float], int]) -> dict[

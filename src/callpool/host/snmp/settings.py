@@ -8,9 +8,9 @@ from typing import Final, Literal
 
 import msgspec
 
-from callpool.device.errors import DeviceError
-from callpool.device.settings import address
+from callpool.host.addresses import address
 from callpool.host.files import write_durably
+from callpool.licensing.errors import CallpoolError
 
 #: Where the agent listens unless told otherwise: SNMP's own port.
 DEFAULT_LISTEN: Final = "0.0.0.0:161"
@@ -26,11 +26,11 @@ class User(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
     privacy_secret: str
 
     def __post_init__(self) -> None:
-        """Check it; raises DeviceError `bad_snmp_user`."""
+        """Check it; raises CallpoolError `bad_snmp_user`."""
         if not 1 <= len(self.name) <= 32 or not self.name.isprintable():
-            raise DeviceError("bad_snmp_user", "A user's name has 1 to 32 characters.")
+            raise CallpoolError("bad_snmp_user", "A user's name has 1 to 32 characters.")
         if min(len(self.auth_secret), len(self.privacy_secret)) < SHORTEST:
-            raise DeviceError(
+            raise CallpoolError(
                 "bad_snmp_user",
                 f"The secrets of user {self.name} have at least {SHORTEST} characters each.",
             )
@@ -50,7 +50,7 @@ class Target(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     user: str = ""
 
     def __post_init__(self) -> None:
-        """Check it; raises DeviceError `bad_address`."""
+        """Check it; raises CallpoolError `bad_address`."""
         ip_address(self.address)
 
 
@@ -66,25 +66,25 @@ class SnmpSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     location: str = ""
 
     def __post_init__(self) -> None:
-        """Check it; raises DeviceError `bad_address`, `bad_snmp_settings`."""
+        """Check it; raises CallpoolError `bad_address`, `bad_snmp_settings`."""
         family = ip_address(self.listen)[0].version
         names = [u.name for u in self.users]
         if len(set(names)) != len(names):
-            raise DeviceError("bad_snmp_settings", "Two users have the same name.")
+            raise CallpoolError("bad_snmp_settings", "Two users have the same name.")
         if not self.users and not self.community:
-            raise DeviceError("bad_snmp_settings", "Name a user, or a community for v2c.")
+            raise CallpoolError("bad_snmp_settings", "Name a user, or a community for v2c.")
         for target in self.targets:
             if target.user and target.user not in names:
-                raise DeviceError(
+                raise CallpoolError(
                     "bad_snmp_settings", f"Target {target.address} names no user of this file."
                 )
             if not target.user and not self.community:
-                raise DeviceError(
+                raise CallpoolError(
                     "bad_snmp_settings",
                     f"Target {target.address} has no user, and there is no community for v2c.",
                 )
             if ip_address(target.address)[0].version != family:
-                raise DeviceError(
+                raise CallpoolError(
                     "bad_snmp_settings",
                     f"Target {target.address} and the listen address are not of one IP version.",
                 )
@@ -98,22 +98,22 @@ IpAddress = ipaddress.IPv4Address | ipaddress.IPv6Address
 
 
 def ip_address(text: str) -> tuple[IpAddress, int]:
-    """Split `ip:port` or `[ip6]:port`; raises DeviceError `bad_address`."""
+    """Split `ip:port` or `[ip6]:port`; raises CallpoolError `bad_address`."""
     host, port = address(text)
     try:
         return ipaddress.ip_address(host), port
     except ValueError as error:
-        raise DeviceError("bad_address", f"{host[:60]!r} is not an IP address.") from error
+        raise CallpoolError("bad_address", f"{host[:60]!r} is not an IP address.") from error
 
 
 def read_settings(file: Path) -> SnmpSettings:
-    """Read the settings; raises DeviceError `bad_snmp_settings` (never with their content)."""
+    """Read the settings; raises CallpoolError `bad_snmp_settings` (never with their content)."""
     try:
         return msgspec.json.decode(file.read_bytes(), type=SnmpSettings)
     except FileNotFoundError as error:
-        raise DeviceError("bad_snmp_settings", f"{file}: there is no such file.") from error
+        raise CallpoolError("bad_snmp_settings", f"{file}: there is no such file.") from error
     except msgspec.DecodeError as error:
-        raise DeviceError("bad_snmp_settings", f"{file}: {error}.") from error
+        raise CallpoolError("bad_snmp_settings", f"{file}: {error}.") from error
 
 
 def write_settings(file: Path, settings: SnmpSettings) -> None:

@@ -19,10 +19,10 @@ from pysnmp.proto.rfc3412 import MsgAndPduDispatcher
 from pysnmp.smi.error import NoAccessError, NotWritableError
 from pysnmp.smi.instrum import AbstractMibInstrumController
 
-from callpool.device.errors import DeviceError
-from callpool.device.faces.snmp.notify import VarBinds
-from callpool.device.faces.snmp.settings import SnmpSettings, Target, ip_address
-from callpool.device.faces.snmp.tree import Oid, Value, View
+from callpool.host.snmp.notify import VarBinds
+from callpool.host.snmp.settings import SnmpSettings, Target, ip_address
+from callpool.host.snmp.values import Oid, Value, View
+from callpool.licensing.errors import CallpoolError
 
 #: Seconds before an inform is repeated, and how often, before `notify.Receiver` waits longer.
 INFORM_TIMEOUT: Final = 2.0
@@ -133,7 +133,7 @@ class Engine:
     ) -> None:
         """Listen; `boots` is how often this engine has been started, this one included.
 
-        Raises DeviceError `snmp_address` where the address cannot be listened on.
+        Raises CallpoolError `snmp_address` where the address cannot be listened on.
         """
         self._engine = engine = SnmpEngine(msgAndPduDsp=Dispatcher())
         # Set here and not by the constructor: that would keep the count in the system's
@@ -152,7 +152,7 @@ class Engine:
                 engine, self._domain, transport.open_server_mode((str(address), port))
             )
         except Exception as error:  # pysnmp wraps whatever the socket says
-            raise DeviceError(
+            raise CallpoolError(
                 "snmp_address", f"SNMP cannot listen on {settings.listen}: {error}"
             ) from error
         self._transport = transport
@@ -171,11 +171,11 @@ class Engine:
             responder(engine, here)
 
     async def listening(self) -> None:
-        """Return once the address is listened on; raises DeviceError `snmp_address`."""
+        """Return once the address is listened on; raises CallpoolError `snmp_address`."""
         try:
             await self._transport._lport
         except OSError as error:
-            raise DeviceError("snmp_address", f"SNMP cannot listen: {error}.") from error
+            raise CallpoolError("snmp_address", f"SNMP cannot listen: {error}.") from error
 
     def _symbol(self, module: str, name: str) -> Any:
         return self._engine.get_mib_builder().import_symbols(module, name)[0]

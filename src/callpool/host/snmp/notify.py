@@ -13,18 +13,12 @@ from typing import Any, Final
 
 from pysnmp.proto.rfc1902 import Integer32, ObjectIdentifier, TimeTicks
 
-from callpool.device.faces.snmp.tree import (
-    SOURCE,
-    VENDOR,
-    Oid,
-    Value,
-    date_and_time,
-    described,
-    name_number,
-    text,
-)
-from callpool.licensing.alarm_table import VENDOR_TRAPS, EventType, Severity
+from callpool.host.snmp.values import VENDOR, Oid, Value, date_and_time, text
+from callpool.licensing.alarm_table import DEFINITIONS, VENDOR_TRAPS, EventType, Severity
 from callpool.licensing.alarms import HISTORY, Event
+
+#: What the alarm tables and the traps name as the source.
+SOURCE: Final = "system0Mo"
 
 SYS_UPTIME: Final[Oid] = (1, 3, 6, 1, 2, 1, 1, 3, 0)
 TRAP_OID: Final[Oid] = (1, 3, 6, 1, 6, 3, 1, 1, 4, 1, 0)
@@ -42,6 +36,20 @@ LAST_UNIQUE: Final = 32_000
 RETRY: Final = (1.0, 60.0)
 
 VarBinds = list[tuple[Oid, Value]]
+
+
+def described(event: Event) -> tuple[str, EventType, int, tuple[str, str, str]]:
+    """Return short text, event type, probable cause and AdditionalInfo1..3 of an event."""
+    found = DEFINITIONS.get(event.code)
+    if found is None:  # of a release that knew more alarms than this one
+        return event.text, EventType.OTHER, 0, (event.code, "", "")
+    info = (",".join(event.codes), event.text, found.next_step)
+    return found.short or event.text, found.event_type, found.cause, info
+
+
+def name_number(oid: str) -> int:
+    """Return the vendor's number of an alarm: the OID's last arc less one."""
+    return int(oid.rpartition(".")[2]) - 1
 
 
 def standard(oid: str, uptime: int) -> VarBinds:

@@ -1,0 +1,1 @@
+"""SNMP for both programs: values, settings, one engine, notifications; pysnmp stays in here."""
