@@ -15,7 +15,7 @@ lint: setup
 	@$(BIN)/lint-imports
 
 test-unit: setup
-	@$(BIN)/pytest tests/unit -n 2
+	@$(BIN)/pytest tests/unit -n 2 -m "not full"
 
 # Everything but the long matrices.
 test: lint
