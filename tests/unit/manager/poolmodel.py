@@ -21,9 +21,17 @@ from callpool.manager import inventory, pools
 from callpool.manager.change import Change
 from callpool.manager.contacts import Answer, contact
 from callpool.manager.core import Manager
+from callpool.manager.enrolments import enrol
 from callpool.manager.settings import Layout, Settings, load
 from callpool.wire.envelope import read, unverified
-from callpool.wire.messages import ContactReply, ContactRequest
+from callpool.wire.keys import SigningKey
+from callpool.wire.messages import (
+    FACTORY_RESET,
+    ContactReply,
+    ContactRequest,
+    EnrolReply,
+    EnrolRequest,
+)
 
 T = TypeVar("T")
 
@@ -68,6 +76,8 @@ class ModelDevice:
     #: The manager's last order to restart that it carried out.
     restart_done: int = 0
     locked: bool = False
+    #: A factory reset drops the identity: without one it cannot call until it enrols anew.
+    enrolled: bool = True
 
     def time(self, clock: SteppedClock) -> float:
         return self.signed + (clock.boottime - self.signed_at)
@@ -183,25 +193,48 @@ class Model:
             self.enrol(serial, tenant)
 
     def enrol(self, serial: str, tenant: str) -> None:
-        """Write what an enrolment writes; its own tests are elsewhere."""
-        kid, value = secrets.token_hex(8), secrets.token_hex(8)
-        self.change(
-            lambda c: c.tx.run(
-                "UPDATE unit SET public_key = 'k', kid = :kid, contact_current = :value"
-                " WHERE serial = :serial",
-                kid=kid,
-                value=value,
+        """Let an operator unlock the unit, and the unit enrol with a new key by that token.
+
+        What it holds it keeps: the manager is the same.
+        """
+        key = SigningKey.generate().public
+
+        def work(change: Change) -> str:
+            _, token = inventory.unlock(change, serial)
+            request = EnrolRequest(
+                url="",
+                nonce=secrets.token_hex(6),
+                token=token,
                 serial=serial,
+                public_key=key.text,
+                request="",
             )
-        )
+            return enrol(change, request, key, self.manager.identity)
+
+        reply = read(unverified(self.change(work)), EnrolReply)
+        was = self.devices.get(serial)
         self.devices[serial] = ModelDevice(
             serial=serial,
             tenant=tenant,
-            kid=kid,
-            license=DeviceLicense(serial=serial),
-            value=value,
+            kid=key.kid,
+            license=was.license if was else DeviceLicense(serial=serial),
+            value=reply.contact,
+            signed=reply.time,
             signed_at=self.clock.boottime,
+            in_use=was.in_use if was else {},
+            restart_done=was.restart_done if was else 0,
         )
+
+    def reset(self, device: ModelDevice, *, told: bool) -> None:
+        """Reset to factory defaults; `told`: the manager hears the last contact."""
+        device.license = DeviceLicense(
+            serial=device.serial, seen_version=device.license.seen_version
+        )
+        device.asked = device.answered = None
+        if told and device.enrolled:
+            self.ask(device, reason=FACTORY_RESET)
+        device.in_use, device.asked, device.answered = {}, None, None
+        device.enrolled = False
 
     def allocate(self, name: str, **counts: int) -> None:
         self.change(lambda c: pools.allocate(c, inventory.device_by_name(c, name), counts))
@@ -211,8 +244,9 @@ class Model:
         if device.license.ended(device.time(self.clock)):
             device.license = device.license.discarded()
 
-    def ask(self, device: ModelDevice, *, notices: bool = True) -> Answer:
+    def ask(self, device: ModelDevice, *, notices: bool = True, reason: str = "poll") -> Answer:
         """Send a contact; the answer waits until `deliver` or `lose`."""
+        assert device.enrolled
         if notices:
             self.tick(device)
         held = device.license
@@ -222,13 +256,20 @@ class Model:
             serial=device.serial,
             contact=device.value,
             time=self.clock.wall,
-            reason="poll",
+            reason=reason,
             remote_version=held.remote.version if held.remote else 0,
             applied_version=held.applied.version if held.applied else 0,
             remote_in_use=device.in_use,
             restart_done=device.restart_done,
         )
         return self.send(device, request)
+
+    def call(self, device: ModelDevice) -> Answer:
+        """Ask; a device whose reply was lost repeats its request, and gets the same reply."""
+        if device.asked is not None and device.answered is None:
+            return self.send(device, device.asked)
+        self.deliver(device)
+        return self.ask(device)
 
     def send(self, device: ModelDevice, request: ContactRequest) -> Answer:
         # Written down before it is sent: whatever becomes of it, it is sent again.

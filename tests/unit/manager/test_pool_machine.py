@@ -26,7 +26,6 @@ from hypothesis.stateful import (
 from poolmodel import DAY, START, Model, ModelDevice
 
 from callpool.licensing.errors import CallpoolError, LicenseError
-from callpool.licensing.lease import DeviceLicense
 from callpool.manager import inventory, requests
 from callpool.manager.change import Change
 from callpool.manager.restored import restored
@@ -161,14 +160,9 @@ class Fleet(RuleBasedStateMachine):
 
     def _ask(self, serial: str) -> None:
         device = self._device(serial)
-        if device.locked:
+        if device.locked or not device.enrolled:
             return
-        if device.asked is not None and device.answered is None:
-            # A device whose reply was lost repeats its request, and gets the same reply.
-            self.model.send(device, device.asked)
-        else:
-            self.model.deliver(device)
-            self.model.ask(device)
+        self.model.call(device)
         # Two replies lost to power cuts look like a clone; nothing else may.
         assert serial in self.cut or not device.locked
 
@@ -193,18 +187,16 @@ class Fleet(RuleBasedStateMachine):
         device.answered = device.asked = None
         self.cut.add(serial)
 
+    @rule(serial=serials, told=st.booleans())
+    def factory_reset(self, serial: str, told: bool) -> None:
+        """Everything but serial number and versions is dropped, heard by the manager or not."""
+        self.model.reset(self._device(serial), told=told)
+
     @rule(serial=serials)
-    def factory_reset(self, serial: str) -> None:
-        """Everything but serial number and versions is dropped; an operator enrols it anew."""
-        device = self._device(serial)
-        seen = device.license.seen_version
-        device.license = DeviceLicense(serial=serial, seen_version=seen)
-        device.in_use, device.answered, device.asked = {}, None, None
-        with contextlib.suppress(LicenseError):  # not in the inventory any more
-            self.model.change(lambda c: inventory.unlock(c, serial))
-            tenant = device.tenant
-            self.model.enrol(serial, tenant)
-            self._device(serial).license = device.license
+    def enrol_anew(self, serial: str) -> None:
+        """An operator unlocks it and lets it enrol anew, after a factory reset or without one."""
+        with may_be_refused("unknown_serial"):
+            self.model.enrol(serial, self._device(serial).tenant)
 
     @rule(serial=serials, part=st.floats(0, 1))
     def carry_calls(self, serial: str, part: float) -> None:
@@ -237,7 +229,7 @@ class Fleet(RuleBasedStateMachine):
         """It dies after a commit and before the journal's line is whole: the answer is lost."""
         killed = CallpoolError("grant_journal_unusable", "killed")
         device = self._device(("A1", "B1", "C1", "H1")[number])
-        if not device.locked and device.asked is None:
+        if device.enrolled and not device.locked and device.asked is None:
             with (
                 patch.object(self.model.manager.grants, "written", side_effect=killed),
                 contextlib.suppress(CallpoolError),

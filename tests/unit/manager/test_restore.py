@@ -5,13 +5,14 @@ from __future__ import annotations
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 import pytest
 from poolmodel import DAY, LEASE, START, Model
 
 from callpool.licensing.errors import CallpoolError, LicenseError
 from callpool.licensing.pool import LEASE_MARGIN
-from callpool.manager import views
+from callpool.manager import inventory, views
 from callpool.manager.grant_journal import Entry, GrantJournal, UnitState
 from callpool.manager.restore import accept
 
@@ -181,6 +182,43 @@ def test_a_key_enrolled_after_the_backup_does_not_give_way_to_the_old_one(model:
     answer = model.ask(old)
     assert answer.refusal is not None
     assert answer.refusal.code == "unit_locked"
+
+
+def test_a_unit_that_calls_again_and_again_while_the_journal_fails_is_no_clone(
+    model: Model,
+) -> None:
+    device, killed = model.devices["A1"], CallpoolError("grant_journal_unusable", "killed")
+    for _ in range(4):
+        with (
+            patch.object(model.manager.grants, "written", side_effect=killed),
+            pytest.raises(CallpoolError),
+        ):
+            model.call(device)
+        model.reopen()
+    assert model.call(device).refusal is None
+    assert model.call(device).refusal is None
+
+
+@pytest.mark.parametrize("told", [False, True])
+def test_a_unit_that_was_reset_while_it_was_not_listed_is_no_clone_once_enrolled_anew(
+    model: Model, told: bool
+) -> None:
+    device = model.devices["A1"]
+    model.change(lambda c: inventory.remove_device(c, "a"))
+    model.ask(device)
+    model.lose(device)
+    model.reset(device, told=told)
+    model.reopen()
+    if not told:  # the share is held until the lease has ended
+        with pytest.raises(LicenseError) as early:
+            model.change(lambda c: inventory.add_device(c, "a", ["A1"], "default", "live"))
+        assert early.value.code == "serial_still_holds"
+        model.clock.advance(LEASE + LEASE_MARGIN)
+        model.manager.sweep()
+    model.add("a", "A1")
+    model.allocate("a", sbc_sessions=10)
+    assert model.poll("A1") is not None
+    assert model.may_use(model.devices["A1"], "sbc_sessions") == 10
 
 
 def test_a_grant_does_not_leave_while_the_journal_cannot_be_written(model: Model) -> None:
