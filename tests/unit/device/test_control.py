@@ -76,7 +76,7 @@ async def test_a_line_without_end_costs_a_bounded_number_of_bytes(
 async def test_stuck_clients_are_bounded_and_let_go(
     control: Control, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(module, "IDLE", 3.0)
+    monkeypatch.setattr(module, "IDLE", 1.5)
     file = str(tmp_path / "control.sock")
     stuck = [await asyncio.open_unix_connection(file) for _ in range(MAX_CONNECTIONS)]
     for _, writer in stuck:

@@ -4,6 +4,7 @@ import random
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 from pathlib import Path
 
@@ -100,12 +101,11 @@ def test_every_altered_byte_is_noticed(tmp_path: Path) -> None:
 
 @settings(max_examples=100, deadline=None)
 @given(st.binary(max_size=400))
-def test_noise_is_refused_and_never_crashes(
-    tmp_path_factory: pytest.TempPathFactory, raw: bytes
-) -> None:
-    directory = tmp_path_factory.mktemp("flash")
-    (directory / "flash.1").write_bytes(raw)
-    assert code_of(directory) == "flash_corrupt"
+def test_noise_is_refused_and_never_crashes(raw: bytes) -> None:
+    with tempfile.TemporaryDirectory(prefix="cp-") as name:
+        directory = Path(name)
+        (directory / "flash.1").write_bytes(raw)
+        assert code_of(directory) == "flash_corrupt"
 
 
 def test_one_who_writes_without_the_secret_is_found_out_and_nothing_is_fallen_back_to(

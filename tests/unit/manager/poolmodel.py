@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 import contextlib
 import secrets
 import shutil
@@ -90,7 +91,9 @@ def _made() -> Path:
     """Return a manager's directory, made once: argon2 and keys cost time."""
     global _template
     if _template is None:
-        _template = Path(tempfile.mkdtemp(prefix="callpool-model-")) / "manager"
+        directory = Path(tempfile.mkdtemp(prefix="callpool-model-"))
+        atexit.register(shutil.rmtree, directory, ignore_errors=True)
+        _template = directory / "manager"
         Manager.create(Layout(_template), Settings(listen="127.0.0.1:0")).close()
     return _template
 

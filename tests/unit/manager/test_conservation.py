@@ -7,9 +7,16 @@ from collections.abc import Iterator
 from typing import Any
 
 import msgspec
+import pytest
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
-from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
+from hypothesis.stateful import (
+    RuleBasedStateMachine,
+    invariant,
+    precondition,
+    rule,
+    run_state_machine_as_test,
+)
 from poolmodel import DAY, START, Model, ModelDevice
 
 from callpool.licensing.errors import LicenseError
@@ -278,10 +285,20 @@ class Pool(RuleBasedStateMachine):
         self.model.close()
 
 
-TestPool = Pool.TestCase
-TestPool.settings = settings(
-    max_examples=8,
-    stateful_step_count=30,
-    deadline=None,
-    suppress_health_check=[HealthCheck.too_slow],
-)
+def machine(examples: int, steps: int) -> Any:
+    return settings(
+        max_examples=examples,
+        stateful_step_count=steps,
+        deadline=None,
+        suppress_health_check=[HealthCheck.too_slow],
+    )
+
+
+def test_law_1_holds_whatever_is_asked() -> None:
+    run_state_machine_as_test(Pool, settings=machine(5, 25))
+
+
+@pytest.mark.full
+@pytest.mark.timeout(1800)
+def test_law_1_holds_whatever_is_asked_at_length() -> None:
+    run_state_machine_as_test(Pool, settings=machine(100, 50))

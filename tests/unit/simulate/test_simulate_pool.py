@@ -1,22 +1,40 @@
-"""`callpool simulate pool`: what it prints for a script, and which scripts it refuses."""
+"""A pool on virtual time: what comes of a script, and which scripts are refused."""
 
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from callpool.cli import build
-from callpool.host.console import run
 from callpool.licensing.errors import LicenseError
+from callpool.manager.core import Manager
+from callpool.manager.settings import Layout, Settings
 from callpool.simulate.pool import AnyLine, Line, Refusal, Total, run_script
 from callpool.simulate.pool_script import read_pool_script
 
 DAY = 86_400.0
 LEASE = 7 * DAY
 SESSIONS, USERS = "sbc_sessions", "far_end_users"
+
+
+@pytest.fixture(scope="module")
+def made(module_path: Path) -> Layout:
+    """A manager's directory, made once: tables, keys and argon2 cost time."""
+    layout = Layout(module_path / "manager")
+    Manager.create(layout, Settings(listen="127.0.0.1:0")).close()
+    return layout
+
+
+@pytest.fixture(autouse=True)
+def made_once(made: Layout, monkeypatch: pytest.MonkeyPatch) -> None:
+    def create(layout: Layout, _settings: Settings) -> Manager:
+        shutil.copytree(made.directory, layout.directory)
+        return Manager(layout)
+
+    monkeypatch.setattr(Manager, "create", create)
 
 
 def at(seconds: float, do: str, device: str = "", **fields: Any) -> dict[str, Any]:
@@ -372,47 +390,6 @@ def test_a_malformed_script_is_refused_with_the_place(script: Any, place: str) -
         list(run_script(read_pool_script(raw.encode())))
     assert error.value.code == "bad_script"
     assert place in error.value.sentence
-
-
-def test_the_command_prints_a_line_a_change_and_a_total(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    file = tmp_path / "script.json"
-    script = {
-        "purchased": {SESSIONS: 5},
-        "devices": [{"name": "A", "apply": "live"}],
-        "until_days": 1,
-        "events": [
-            at(0.5, "allocate", "A", sbc_sessions=5),
-            at(1, "allocate", "A", sbc_sessions=6),
-        ],
-    }
-    file.write_text(json.dumps(script))
-    words = ["simulate", "pool", "--script", str(file)]
-    assert run(build(words), [*words, "--json"]) == 0
-    lines = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
-    nothing, five = {SESSIONS: 0, USERS: 0}, {SESSIONS: 5, USERS: 0}
-    assert lines[1] == {
-        "at_seconds": 0.5,
-        "device": "A",
-        "remote": five,
-        "applied": five,
-        "local": nothing,
-        "actual": five,
-        "in_service": True,
-        "pending_restart": False,
-        "cause": "allocate",
-    }
-    assert lines[2]["refused"] == "pool_exceeded"
-    assert lines[2]["sentence"].endswith("at most 5.")
-    assert lines[-1] == {"checked": lines[-1]["checked"], "violations": 0}
-    assert run(build(words), words) == 0
-    table = capsys.readouterr().out
-    assert "5 / 0" in table
-    assert "[pool_exceeded]" in table
-    file.write_text("{")
-    assert run(build(words), words) == 1
-    assert "[bad_script]" in capsys.readouterr().err
 
 
 def test_what_a_request_was_granted_is_not_taken_for_the_one_behind_it() -> None:
