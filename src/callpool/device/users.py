@@ -19,7 +19,7 @@ import msgspec
 from argon2 import PasswordHasher
 from argon2.exceptions import InvalidHashError, VerificationError
 
-from callpool.device.control import ask
+from callpool.device.control import ask_patiently
 from callpool.device.errors import DeviceError
 
 #: The shortest and the longest password, in characters.
@@ -180,5 +180,5 @@ class SignIn:
         await self._ask("signed_in", name=name, source=source, via=self._via, how=how, ok=ok)
 
     async def _ask(self, do: str, **fields: Any) -> Any:
-        asking = partial(ask, self._file, do, timeout=PATIENCE, **fields)
+        asking = partial(ask_patiently, self._file, do, timeout=PATIENCE, **fields)
         return await asyncio.get_running_loop().run_in_executor(self._asking, asking)

@@ -225,8 +225,7 @@ async def reload(shell: Shell, typed: Arguments) -> None:
             await shell.say("Nothing is restarted.")
             return
     await shell.say("The device restarts; calls that are up survive it.")
-    await shell.ask("reload")
-    raise Ended
+    raise Ended(after=lambda: shell.ask("reload"))
 
 
 async def factory_reset(shell: Shell, typed: Arguments) -> None:

@@ -131,7 +131,8 @@ class Files(asyncssh.SFTPServer):
         """Read of an open file, as fast as the client takes it."""
         assert isinstance(file_obj, _Open)
         self._visit.touch()
-        while self.channel.get_write_buffer_size() > MAX_WAITING:
+        # The library tells nobody when a channel has drained.
+        while self.channel.get_write_buffer_size() > MAX_WAITING:  # noqa: ASYNC110
             await asyncio.sleep(0.02)
         return await asyncio.to_thread(file_obj.read, offset, min(size, MAX_READ))
 
@@ -229,7 +230,11 @@ class Files(asyncssh.SFTPServer):
 
     async def _check(self) -> None:
         self._visit.touch()
-        if not await self._permitted():
+        try:
+            permitted = await self._permitted()
+        except CallpoolError as error:
+            raise asyncssh.SFTPFailure(error.sentence) from error
+        if not permitted:
             raise asyncssh.SFTPPermissionDenied("This user may not fetch files any more.")
 
     async def _support(self) -> bytes:

@@ -15,13 +15,13 @@ import msgspec
 import structlog
 
 from callpool.device.config_book import ConfigReport
-from callpool.device.control import ask
+from callpool.device.control import ask_patiently
 from callpool.device.faces.shell.doors import Doors
 from callpool.device.faces.shell.files import Files
 from callpool.device.faces.shell.grammar import MAX_LINE
 from callpool.device.faces.shell.session import REFUSED, run
 from callpool.device.faces.shell.support import bundle
-from callpool.device.faces.shell.terminal import READING, Shell
+from callpool.device.faces.shell.terminal import READING, Ended, Shell
 from callpool.device.faces.shell.visit import Visit
 from callpool.device.settings import Layout
 from callpool.device.ssh_settings import host_key
@@ -43,6 +43,9 @@ MAX_ASKING: Final = 8
 WATCH_EVERY, LOOK_EVERY = 1.0, 5.0
 #: Seconds between two signs of life asked for of a client, and how many may go unanswered.
 KEEPALIVE, KEEPALIVES = 30, 3
+
+#: Seconds that a client has to take the end of a session in.
+CLOSING: Final = 2.0
 
 #: Only what has no known weakness; `ssh-audit` finds no failure (tests hold it to that).
 KEX: Final = ("mlkem768x25519-sha256", "curve25519-sha256", "curve25519-sha256@libssh.org")
@@ -134,17 +137,22 @@ class ShellServer:
         """Serve one connection to its end."""
         task = asyncio.current_task()
         assert task is not None
-        visit = self.doors.enter(source, lambda _: task.cancel())
+        visit: Visit | None = None
         connection: asyncssh.SSHServerConnection | None = None
         try:
+            visit = await self.doors.enter(source, lambda _: _cancel(task))
+            if visit is None:
+                return
+            guest = partial(_Guest, self, visit)
             connection = await asyncssh.run_server(
-                connected, options=self._options, server_factory=lambda: _Guest(self, visit)
+                connected, options=self._options, server_factory=guest
             )
             await connection.wait_closed()
         except (asyncssh.Error, OSError, ValueError, EOFError):
             pass  # strangers end in every way there is
         finally:
-            self.doors.leave(visit)
+            if visit is not None:
+                self.doors.leave(visit)
             if connection is not None:
                 connection.abort()
             with contextlib.suppress(OSError):
@@ -169,7 +177,7 @@ class ShellServer:
                     visit.close("Nothing was done for too long.")
 
     async def _read(self, do: str, **fields: Any) -> Any:
-        asking = partial(ask, self.layout.control, do, timeout=READING, **fields)
+        asking = partial(ask_patiently, self.layout.control, do, timeout=READING, **fields)
         return await asyncio.get_running_loop().run_in_executor(self.asking, asking)
 
     # -- what a connection gets
@@ -201,9 +209,9 @@ class ShellServer:
             visit=visit,
             asking=self.asking,
         )
-        status = REFUSED
+        ended = Ended(REFUSED)
         try:
-            status = await run(shell, process.command, self.sign_in)
+            ended = await run(shell, process.command, self.sign_in)
         except (asyncssh.Error, OSError, EOFError):
             pass  # nobody is there any more
         except Exception:
@@ -211,7 +219,17 @@ class ShellServer:
             _log.exception("shell_session_failed")
             shell.complain("That went wrong inside the shell; see its log.", "internal_error")
         finally:
-            process.exit(status)
+            process.exit(ended.status)
+        if ended.after is not None:
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(CLOSING):
+                    await process.wait_closed()
+            with contextlib.suppress(CallpoolError):
+                await ended.after()
+
+
+def _cancel(task: asyncio.Task[None]) -> None:
+    task.cancel()
 
 
 class _Session(asyncssh.SSHServerProcess[str]):
@@ -264,6 +282,7 @@ class _Guest(asyncssh.SSHServer):
             self._connection.abort()
 
     def begin_auth(self, username: str) -> bool:
+        self._visit.named = True
         return True
 
     def password_auth_supported(self) -> bool:

@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-from typing import Final
-
-import structlog
 
 from callpool.device.errors import DeviceError
 from callpool.device.faces.shell.grammar import LineError
@@ -18,8 +15,6 @@ from callpool.licensing.errors import CallpoolError
 
 #: Exit statuses: done; refused, with one sentence why; no command.
 DONE, REFUSED, NO_COMMAND = 0, 1, 2
-
-_log: Final = structlog.get_logger("callpool.shell")
 
 
 async def run_line(shell: Shell, line: str, sign_in: SignIn) -> int:
@@ -53,28 +48,29 @@ async def run_line(shell: Shell, line: str, sign_in: SignIn) -> int:
     return DONE
 
 
-async def run(shell: Shell, command: str | None, sign_in: SignIn) -> int:
-    """Serve one session to its end and return its exit status."""
+async def run(shell: Shell, command: str | None, sign_in: SignIn) -> Ended:
+    """Serve one session to its end and return how it ended."""
     try:
         if command is not None:
             if command.startswith("scp "):
                 shell.check(Group.FILES)
-            return await run_line(shell, command, sign_in)
+            return Ended(await run_line(shell, command, sign_in))
         if shell.terminal:
-            return await _interact(shell, sign_in)
-        return await _script(shell, sign_in)
+            return Ended(await _interact(shell, sign_in))
+        return Ended(await _script(shell, sign_in))
     except Ended as ended:
-        return ended.status
+        return ended
     except DeviceError as error:
         shell.complain(error.sentence, error.code)
-        return REFUSED
+        return Ended(REFUSED)
 
 
 async def _script(shell: Shell, sign_in: SignIn) -> int:
     """Carry out the lines of standard input; the first failure is the exit status."""
     status = DONE
     while (line := await shell.line()) is not None:
-        status = await run_line(shell, line, sign_in) or status if not status else status
+        outcome = await run_line(shell, line, sign_in)
+        status = status or outcome
     return status
 
 

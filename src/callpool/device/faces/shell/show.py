@@ -90,7 +90,7 @@ async def calls(shell: Shell, _: Arguments) -> None:
     lines = []
     for name, value in told.items():
         if isinstance(value, dict):
-            lines.append(f"{name}:")
+            lines.append(f"{name:26} {'' if value else 'none'}".rstrip())
             lines += [f"  {key:24} {count}" for key, count in sorted(value.items())]
         else:
             lines.append(f"{name:26} {value}")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Iterable
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
 from concurrent.futures import Executor
 from contextlib import asynccontextmanager
 from functools import partial
@@ -11,7 +11,7 @@ from typing import Any, Final
 
 import asyncssh
 
-from callpool.device.control import COMMAND_TIMEOUT, ask
+from callpool.device.control import COMMAND_TIMEOUT, ask_patiently
 from callpool.device.errors import DeviceError
 from callpool.device.faces.shell.grammar import MAX_LINE
 from callpool.device.faces.shell.history import LineKeys
@@ -27,17 +27,19 @@ _MORE: Final = " --More-- "
 _RAW_LINES: Final = "\r\n"
 
 
-class Stopped(Exception):  # noqa: N818  not an error: the person has seen enough
+class Stopped(Exception):
     """The rest of the output is not wanted."""
 
 
-class Ended(Exception):  # noqa: N818  not an error either
+class Ended(Exception):
     """The session is over, with an exit status."""
 
-    def __init__(self, status: int = 0) -> None:
-        """End with `status`."""
+    def __init__(
+        self, status: int = 0, *, after: Callable[[], Awaitable[object]] | None = None
+    ) -> None:
+        """End with `status`; do `after` once the client knows: it ends this process, perhaps."""
         super().__init__(status)
-        self.status = status
+        self.status, self.after = status, after
 
 
 class Shell:
@@ -71,15 +73,19 @@ class Shell:
         """Who asks, for the journal."""
         return f"{self.user.name} (ssh from {self.visit.source})"
 
-    async def ask(self, do: str, *, timeout: float = COMMAND_TIMEOUT, **fields: Any) -> Any:
-        """Ask the core; raises CallpoolError as it says, `not_running`, `control_timeout`."""
+    async def ask(self, do: str, *, patience: float = COMMAND_TIMEOUT, **fields: Any) -> Any:
+        """Ask the core, which has `patience` seconds; raises CallpoolError as it says,
+        `not_running`, `control_timeout`.
+        """  # noqa: D205 - one sentence
         self.visit.touch()
-        asking = partial(ask, self.layout.control, do, timeout=timeout, who=self.who, **fields)
+        asking = partial(
+            ask_patiently, self.layout.control, do, timeout=patience, who=self.who, **fields
+        )
         return await asyncio.get_running_loop().run_in_executor(self._asking, asking)
 
     async def read(self, do: str, **fields: Any) -> Any:
         """Ask the core for what it only has to tell; raises as `ask`."""
-        return await self.ask(do, timeout=READING, **fields)
+        return await self.ask(do, patience=READING, **fields)
 
     def check(self, group: Group) -> None:
         """Refuse what the user may not: DeviceError `not_permitted`."""
@@ -117,7 +123,9 @@ class Shell:
 
     def complain(self, sentence: str, code: str) -> None:
         """Say why a command was refused."""
-        self._process.stderr.write(f"% {sentence} [{code}]\n")
+        # On a terminal both are one; only standard output keeps its place in the line.
+        stream = self._process.stdout if self.terminal else self._process.stderr
+        stream.write(f"% {sentence} [{code}]\n")
 
     def write(self, text: str) -> None:
         """Write as it is: prompts."""
@@ -194,7 +202,6 @@ class Shell:
         channel.set_echo(False)
         try:
             text = await self.line(prompt)
-            self.write("\n")
         finally:
             channel.set_echo(True)
         return text or ""
