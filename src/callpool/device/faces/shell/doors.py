@@ -35,6 +35,7 @@ class Doors:
         self._held = 0
         #: When the next connection of an address may begin.
         self._next: dict[str, float] = {}
+        self._tidy_at = 0.0
 
     async def enter(self, source: str, close: Callable[[str], None]) -> Visit | None:
         """Take a connection in when its turn comes; None where there is no room for it."""
@@ -55,7 +56,8 @@ class Doors:
     def turn(self, source: str) -> float:
         """Return the seconds until it is `source`'s turn, and take that turn if it will be."""
         now = self._now()
-        if len(self._next) > MAX_HELD:
+        if len(self._next) > MAX_HELD and now >= self._tidy_at:
+            self._tidy_at = now + 1.0
             self._next = {s: at for s, at in self._next.items() if at > now}
         # A stored time and an allowance: the rate limiter known as GCRA.
         at = max(self._next.get(source, 0.0), now)
