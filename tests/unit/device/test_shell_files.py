@@ -22,8 +22,14 @@ LOG = LOG_DIRECTORY + b"/sml.log"
 
 
 class Channel:
+    def __init__(self) -> None:
+        self.status: int | None = None
+
     def get_write_buffer_size(self) -> int:
         return 0
+
+    def exit(self, status: int) -> None:
+        self.status = status
 
 
 class Tree:

@@ -236,7 +236,7 @@ async def factory_reset(shell: Shell, typed: Arguments) -> None:
         if not shell.terminal:
             raise DeviceError(
                 "wrong_serial",
-                f"Confirm with this device's serial number: factory-reset {expected}",
+                f"Confirm with this device's serial number: factory-reset {expected}.",
             )
         serial = await shell.line("Type this device's serial number to confirm: ") or ""
     outcome = msgspec.convert(await shell.ask("factory_reset", serial=serial), Outcome)
