@@ -150,7 +150,7 @@ class Device:
         agent, core = self.agent, self.core
 
         async def status(_: dict[str, Any]) -> Any:
-            return agent.status()
+            return msgspec.structs.replace(agent.status(), unsaved=self.config.unsaved)
 
         async def alarms(request: dict[str, Any]) -> Any:
             after = request.get("after")

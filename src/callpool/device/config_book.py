@@ -73,12 +73,17 @@ class ConfigBook:
         """What counts now."""
         return self._running
 
+    @property
+    def unsaved(self) -> bool:
+        """Whether a restart of the device would lose something."""
+        return self._running != self._startup
+
     def report(self) -> ConfigReport:
         """Return both configurations for people."""
         return ConfigReport(
             running=shown(self._running),
             startup=shown(self._startup),
-            unsaved=self._running != self._startup,
+            unsaved=self.unsaved,
             idle_minutes=self._running.idle_minutes,
         )
 

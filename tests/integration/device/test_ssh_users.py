@@ -69,6 +69,15 @@ def test_unsaved_configuration_outlives_its_faces_and_the_sip_service(pool: Shel
     assert "only `reload` restarts the device" in pool.does("restart")
     assert "username bob create" in pool.does("show running-config")
     assert "username bob create" not in pool.does("show startup-config")
+    assert pool.ask("status")["unsaved"]
+    # A core that is killed takes it along, and leaves no shell behind.
+    running = pool.ask("running")
+    pool.lab.kill(pool.name)
+    eventually(lambda: not Path(f"/proc/{running['shell_pid']}").exists())
+    pool.lab.start(pool.name)
+    eventually(lambda: pool.run("show version").returncode == 0)
+    assert "bob" not in pool.does("show running-config")
+    assert not pool.ask("status")["unsaved"]
 
 
 def test_a_lost_password_is_mended_on_the_host_running_or_not(smart: Shell) -> None:

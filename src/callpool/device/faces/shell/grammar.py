@@ -153,7 +153,7 @@ class Grammar:
         Empty where the line is no beginning of a command.
         """
         typed = split(line)
-        partial = "" if not typed or line.endswith(" ") else typed.pop()
+        partial = typed.pop() if typed and not line[-1].isspace() else ""
         try:
             paths, _ = self._walk(typed)
         except LineError:
@@ -167,7 +167,8 @@ class Grammar:
 
     def complete(self, line: str, group: Group) -> str:
         """Return the line with its last word made as long as it is certain."""
-        partial = "" if not line or line.endswith(" ") else split(line)[-1]
+        typed = split(line)
+        partial = typed[-1] if typed and not line[-1].isspace() else ""
         words = [c.word for c in self.candidates(line, group) if c.literal]
         if not words or any(not c.literal for c in self.candidates(line, group)):
             return line

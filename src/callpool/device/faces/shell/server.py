@@ -6,8 +6,10 @@ import asyncio
 import base64
 import contextlib
 import socket
+import traceback
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
+from pathlib import Path
 from typing import Any, Final
 
 import asyncssh
@@ -214,9 +216,12 @@ class ShellServer:
             ended = await run(shell, process.command, self.sign_in)
         except (asyncssh.Error, OSError, EOFError):
             pass  # nobody is there any more
-        except Exception:
-            # Never with the line: it may hold a secret.
-            _log.exception("shell_session_failed")
+        except Exception as error:
+            # By kind and place alone: the words of an error, and what stood in its variables, may
+            # hold a secret.
+            at = traceback.extract_tb(error.__traceback__)[-1]
+            place = f"{Path(at.filename).name}:{at.lineno}"
+            _log.error("shell_session_failed", error=type(error).__name__, at=place)
             shell.complain("That went wrong inside the shell; see its log.", "internal_error")
         finally:
             process.exit(ended.status)
