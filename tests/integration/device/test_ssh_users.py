@@ -7,6 +7,7 @@ import os
 import signal
 import stat
 import time
+from pathlib import Path
 
 import pexpect
 from shellkit import LOG, PROMPT, SEED_PASSWORD, Shell, eventually, user
