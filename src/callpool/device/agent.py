@@ -8,11 +8,13 @@ authority in `smart.py`, what is written and enforced in `core.py`.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from typing import Any
 
 from callpool.device.core import Core
+from callpool.device.drain import LOOK_EVERY, Drain
 from callpool.device.errors import DeviceError
 from callpool.device.modes import check_floating
 from callpool.device.pool import Contacts
@@ -48,6 +50,8 @@ class Agent:
         self.smart = Smart(core=core, layout=layout, link=link, post=self._post)
         self._reset = FactoryReset(core, layout)
         self._stopping = False
+        #: Called when a factory reset has dropped what the directory held.
+        self.on_reset: Callable[[], None] = lambda: None
 
     # -- life
 
@@ -129,6 +133,8 @@ class Agent:
             waits += [self.smart.next_due(), self.contacts.next_due()]
         elif not self.contacts.busy:
             waits.append(self._reset.next_due(now))
+        if self.core.drain is not None:
+            waits.append(LOOK_EVERY)
         return max(0.0, min(waits))
 
     async def tick(self) -> None:
@@ -138,6 +144,7 @@ class Agent:
         if self._reset.under_way:
             await self._go_on_resetting()
             return
+        await self._go_on_draining()
         await self.smart.tick()
         await self.contacts.tick()
 
@@ -152,13 +159,45 @@ class Agent:
             identity = await self._reset.finish()
             if identity is not None:
                 self.smart.dropped()
+                self.on_reset()
                 await self.contacts.dropped(identity)
+
+    async def _go_on_draining(self) -> None:
+        """Carry out a graceful restart once no call is left, or its time is up."""
+        drain, usage = self.core.drain, self.core.gate.usage()
+        if drain is None:
+            return
+        left = usage.sessions + usage.emergency
+        if not left or self.core.now().boottime >= drain.boottime:
+            self.core.note("drained", cause="asked", who=drain.who, calls=left)
+            self.core.drain = None
+            with contextlib.suppress(CallpoolError):  # noted, alarmed and tried again by the core
+                await self.contacts.restart(save=drain.save, who=drain.who)
+            await self.core.follow()
 
     # -- commands (run through `ask`)
 
-    async def restart(self, *, save: bool) -> None:
+    async def restart(self, *, save: bool, who: str = "local") -> None:
         """Restart the SIP service and tell the manager; raises DeviceError as `Core.restart`."""
-        await self.contacts.restart(save=save)
+        await self.contacts.restart(save=save, who=who)
+
+    async def restart_gracefully(self, seconds: int, *, save: bool, who: str) -> Drain:
+        """Refuse new calls, and restart once there are none, in `seconds` at the latest."""
+        now = self.core.now()
+        drain = Drain(until=now.wall + seconds, boottime=now.boottime + seconds, save=save, who=who)
+        self.core.drain = drain
+        self.core.note("draining", cause="asked", who=who, seconds=seconds, save=save)
+        await self.core.follow()
+        return drain
+
+    async def cancel_restart(self, *, who: str) -> bool:
+        """Give up a restart that waits; return whether there was one."""
+        if self.core.drain is None:
+            return False
+        self.core.drain = None
+        self.core.note("draining_cancelled", cause="asked", who=who)
+        await self.core.follow()
+        return True
 
     async def pull(self) -> None:
         """Contact the manager at once; raises DeviceError `no_manager` or `not_enrolled`."""

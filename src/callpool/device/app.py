@@ -14,6 +14,7 @@ import logging
 import os
 import signal
 import sys
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -25,8 +26,11 @@ import structlog
 from callpool.device import alarms as al
 from callpool.device.agent import Agent
 from callpool.device.alarm_book import AlarmBook
+from callpool.device.config_book import ConfigBook, Doorkeeper
+from callpool.device.config_door import ConfigDoor, asker
 from callpool.device.control import Command, Control
 from callpool.device.core import Core
+from callpool.device.drain import check_wait
 from callpool.device.errors import DeviceError
 from callpool.device.flash import Flash
 from callpool.device.gate import KamailioGate
@@ -37,6 +41,7 @@ from callpool.device.keeper import Faces
 from callpool.device.manager_link import ManagerLink
 from callpool.device.settings import Layout, Settings
 from callpool.device.smart_door import SmartDoor
+from callpool.device.ssh_settings import read_ssh
 from callpool.host.clock import clock_for
 from callpool.host.files import write_durably
 
@@ -51,6 +56,9 @@ class Running(msgspec.Struct, frozen=True, kw_only=True):
     sip: str
     #: host:port of the pages; empty for none.
     pages: str
+    #: The shell's process, 0 for none; host:port where it listens, empty for none.
+    shell_pid: int = 0
+    ssh: str = ""
 
 
 def gate_settings(settings: Settings, layout: Layout, *, secret: str = "") -> GateSettings:
@@ -119,9 +127,17 @@ class Device:
             core=self.core, layout=self.layout, identity=self.layout.load_identity(), link=link
         )
         self.alarms = AlarmBook(self.layout.alarms, self.core)
+        self.config = ConfigBook(self.layout.config, self.core.note)
+        self.agent.on_reset = self.config.forget
         self.control = Control(self.layout.control, self._commands())
         self.faces = Faces(self.layout.root, self.core)
+        # A process of its own: key exchanges of a flood must not hold up pages and SNMP either.
+        self.shell = Faces(self.layout.root, self.core, "callpool.device.faces.shell")
+        ssh = read_ssh(self.layout.ssh)
+        self._ssh = ssh.listen if ssh else ""
         self._end_sip = True
+        #: Whether the device is to begin anew once it has ended.
+        self.again = False
 
     def _gate_alarm(self, alarm: GateAlarm) -> None:
         if alarm.code in ("gate_down", "gate_silent"):
@@ -134,7 +150,7 @@ class Device:
         agent, core = self.agent, self.core
 
         async def status(_: dict[str, Any]) -> Any:
-            return agent.status()
+            return msgspec.structs.replace(agent.status(), unsaved=self.config.unsaved)
 
         async def alarms(request: dict[str, Any]) -> Any:
             after = request.get("after")
@@ -144,18 +160,34 @@ class Device:
             return self.running()
 
         async def restart(request: dict[str, Any]) -> Any:
-            save = request.get("save") is True
-            await agent.ask(lambda: agent.restart(save=save))
+            save, who = request.get("save") is True, asker(request)
+            await agent.ask(lambda: agent.restart(save=save, who=who))
             return agent.status()
 
-        async def pull(_: dict[str, Any]) -> Any:
+        async def drain(request: dict[str, Any]) -> Any:
+            who, save = asker(request), request.get("save") is True
+            if request.get("cancel") is True:
+                return await agent.ask(lambda: agent.cancel_restart(who=who))
+            seconds = check_wait(request.get("seconds"))
+            waits = await agent.ask(lambda: agent.restart_gracefully(seconds, save=save, who=who))
+            usage = self.gate.usage()
+            return {"until": waits.until, "calls": usage.sessions + usage.emergency}
+
+        async def reload(request: dict[str, Any]) -> Any:
+            core.note("reload", cause="asked", who=asker(request))
+            self.again = True
+            agent.stop()
+
+        async def pull(request: dict[str, Any]) -> Any:
+            core.note("pull", cause="asked", who=asker(request))
             return await agent.ask(agent.pull)
 
         async def enrol(_: dict[str, Any]) -> Any:
             return await agent.ask(agent.enrol)
 
         async def install(request: dict[str, Any]) -> Any:
-            key = await agent.ask(lambda: core.install_key(str(request.get("envelope", ""))))
+            who, envelope = asker(request), str(request.get("envelope", ""))
+            key = await agent.ask(lambda: core.install_key(envelope, who=who))
             return key.key_id
 
         async def calls(_: dict[str, Any]) -> Any:
@@ -181,17 +213,21 @@ class Device:
             return agent.status()
 
         async def factory_reset(request: dict[str, Any]) -> Any:
-            serial = str(request.get("serial", ""))
-            return await (await agent.ask(lambda: agent.factory_reset(serial)))
+            serial, who = str(request.get("serial", "")), asker(request)
+            return await (await agent.ask(lambda: agent.factory_reset(serial, who=who)))
 
         smart = SmartDoor(agent)
+        keeper = Doorkeeper(self.config, core.note, time.monotonic)
 
         return {
+            **ConfigDoor(self.config, keeper).commands(),
             "smart": smart.command,
             "status": status,
             "alarms": alarms,
             "running": running,
             "restart": restart,
+            "drain": drain,
+            "reload": reload,
             "pull": pull,
             "enrol": enrol,
             "key_install": install,
@@ -210,6 +246,8 @@ class Device:
             faces_pid=self.faces.pid,
             sip=sip_address(self.gate_settings),
             pages=self.settings.pages,
+            shell_pid=self.shell.pid,
+            ssh=self._ssh,
         )
 
     async def run(self) -> None:
@@ -217,14 +255,17 @@ class Device:
         loop = asyncio.get_running_loop()
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, self.agent.stop)
-        faces: asyncio.Task[None] | None = None
+        faces: list[asyncio.Task[None]] = []
         try:
+            await self.config.start()
             await self.agent.start()
             await self.alarms.start()
             await self.control.start()
             if self.settings.pages or self.layout.snmp.exists():
-                faces = asyncio.create_task(self.faces.run())
-                await asyncio.sleep(0)
+                faces.append(asyncio.create_task(self.faces.run()))
+            if self._ssh:
+                faces.append(asyncio.create_task(self.shell.run()))
+            await asyncio.sleep(0)
             beside = [
                 asyncio.create_task(self._keep_run_file()),
                 asyncio.create_task(self.alarms.run()),
@@ -236,9 +277,9 @@ class Device:
                     task.cancel()
                 await asyncio.gather(*beside, return_exceptions=True)
         finally:
-            if faces is not None:
-                faces.cancel()
-                await asyncio.gather(faces, return_exceptions=True)
+            for task in faces:
+                task.cancel()
+            await asyncio.gather(*faces, return_exceptions=True)
             await self.control.stop()
             if hasattr(self.core, "opened"):
                 if not self._end_sip:
@@ -282,3 +323,7 @@ def run_device(directory: Path) -> None:
     with only_one(layout):
         device = Device(directory)
         asyncio.run(device.run())
+    if device.again:
+        # The same process with the same command line: whoever looks after it sees no end.
+        sys.stderr.flush()
+        os.execv(sys.executable, sys.orig_argv)  # noqa: S606  our own command line, no shell

@@ -1,4 +1,4 @@
-"""`callpool device`: init, run, status, restart, pull, key, enrol, modes, reset, stop."""
+"""`callpool device`: init, run, status, restart, pull, key, enrol, modes, users, reset, stop."""
 
 from __future__ import annotations
 
@@ -20,9 +20,11 @@ from callpool.device.settings import DEFAULT_PAGES, Layout
 from callpool.device.setup import Plan, install_offline, set_up
 from callpool.device.smart_commands import smart_app
 from callpool.device.snmp_commands import snmp_app
+from callpool.device.ssh_commands import ssh_app
 from callpool.device.status import Status
 from callpool.device.status_text import show
 from callpool.device.testcall import place_test_call
+from callpool.device.user_commands import user_app
 from callpool.device.window import INSTANT
 from callpool.host.console import counts_from, say
 from callpool.licensing.errors import TrustError
@@ -34,6 +36,8 @@ key_app = typer.Typer(no_args_is_help=True, help="The local license key.")
 device_app.add_typer(key_app, name="key")
 device_app.add_typer(smart_app, name="smart")
 device_app.add_typer(snmp_app, name="snmp")
+device_app.add_typer(ssh_app, name="ssh")
+device_app.add_typer(user_app, name="user")
 floating_app = typer.Typer(no_args_is_help=True, help="Floating licensing.")
 device_app.add_typer(floating_app, name="floating")
 device_app.command()(alarms)
@@ -73,6 +77,9 @@ def init(
     pages: Annotated[
         str, typer.Option(help="Where the pages listen, host:port; empty for none.")
     ] = DEFAULT_PAGES,
+    ssh: Annotated[
+        str, typer.Option(help="Where the shell listens, host:port; off unless given.")
+    ] = "",
     smart: Annotated[
         bool,
         typer.Option(
@@ -102,6 +109,7 @@ def init(
         trusted=tuple(trust or ()),
         gate=_gate_file(gate_settings),
         pages=pages,
+        ssh=ssh,
         smart=smart,
         call_policy=call_policy,
         cps_policy=cps_policy,

@@ -10,6 +10,7 @@ import asyncio
 import contextlib
 import os
 import socket
+import time
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -30,6 +31,8 @@ IDLE: Final = 10.0
 COMMAND_TIMEOUT: Final = 120.0
 #: Seconds between two requests of one connection.
 PACE: Final = 0.02
+#: Seconds for which a patient client asks again while there are too many.
+BUSY_PATIENCE: Final = 3.0
 
 #: A command: takes the request's fields, returns what can be written as JSON.
 Command = Callable[[dict[str, Any]], Awaitable[Any]]
@@ -88,6 +91,7 @@ class Control:
             writer.close()
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        loop, next_at = asyncio.get_running_loop(), 0.0
         while True:
             try:
                 async with asyncio.timeout(IDLE):
@@ -95,14 +99,15 @@ class Control:
             except ValueError:
                 line = b"too long"
             if not line:
-                return
+                return  # at once: a client that is done must not hold a place
+            await asyncio.sleep(max(0.0, next_at - loop.time()))
             answer = await self._answer(line)
             async with asyncio.timeout(IDLE):
                 writer.write(answer)
                 await writer.drain()
             if not line.endswith(b"\n"):
                 return
-            await asyncio.sleep(PACE)
+            next_at = loop.time() + PACE
 
     async def _answer(self, line: bytes) -> bytes:
         try:
@@ -177,3 +182,15 @@ def ask(socket_file: Path, do: str, *, timeout: float = COMMAND_TIMEOUT, **field
     if told.get("ok"):
         return told.get("result")
     raise CallpoolError(str(told.get("code")), str(told.get("detail")))
+
+
+def ask_patiently(socket_file: Path, do: str, *, timeout: float, **fields: Any) -> Any:
+    """Ask as `ask`, and again while the core has too many clients; raises as `ask`."""
+    until = time.monotonic() + min(timeout, BUSY_PATIENCE)
+    while True:
+        try:
+            return ask(socket_file, do, timeout=timeout, **fields)
+        except CallpoolError as error:
+            if error.code != "control_busy" or time.monotonic() >= until:
+                raise
+        time.sleep(PACE)

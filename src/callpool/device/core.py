@@ -15,6 +15,7 @@ import msgspec
 
 from callpool.device import alarms as al
 from callpool.device.contact import Taken, discarded, enrolled, restarted, version
+from callpool.device.drain import Drain, drained
 from callpool.device.errors import DeviceError
 from callpool.device.flash import Flash
 from callpool.device.journal import Journal
@@ -72,6 +73,8 @@ class Core:
         self._confirmed: AdmissionPolicy | None = None
         #: The grant version that the gate is confirmed to enforce, 0 for none.
         self.confirmed_version = 0
+        #: A restart that waits for calls to end. A restart of the core forgets it.
+        self.drain: Drain | None = None
         self._gate_retry_at = 0.0
         self._window = CallWindow()
         self._written_at = 0.0
@@ -103,6 +106,10 @@ class Core:
 
     def policy(self, now: Instant) -> AdmissionPolicy:
         """Return what the gate is to do from `now` on."""
+        licensed = self._licensed(now)
+        return licensed if self.drain is None else drained(licensed, self.drain, now.wall)
+
+    def _licensed(self, now: Instant) -> AdmissionPolicy:
         time, agent = self.time(now), self.opened.record.smart.agent
         if agent.enabled or self._unconfigured:
             agent = msgspec.structs.replace(agent, count=self.smart_count)
@@ -379,6 +386,7 @@ class Core:
         `flash_write_failed` (nothing has changed) or `gate_down` (it is being retried).
         """
         await self.change(restarted(self.opened, save=save, number=number))
+        self.drain = None
         self.note("restart", cause="asked", who=who, save=save, number=number)
         if not await self.enforce(restart=True):
             raise DeviceError(

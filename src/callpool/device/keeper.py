@@ -1,4 +1,4 @@
-"""Keeps the faces up: a process of their own, started and watched by the core's."""
+"""Keeps the faces up: processes of their own, started and watched by the core's."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ FACES_BACKOFF: Final = (0.5, 30.0)
 
 
 class Faces:
-    """The faces: a process of their own, whose load and death never touch the core."""
+    """Faces: a process of their own, whose load and death never touch the core."""
 
-    def __init__(self, root: Path, core: Core) -> None:
-        """Serve the pages of the device in `root` once started."""
-        self._root, self._core = root, core
+    def __init__(self, root: Path, core: Core, module: str = "callpool.device.faces") -> None:
+        """Run `module` for the device in `root` once started."""
+        self._root, self._core, self._module = root, core, module
         self._process: asyncio.subprocess.Process | None = None
 
     @property
@@ -40,12 +40,12 @@ class Faces:
                 self._process = await asyncio.create_subprocess_exec(
                     sys.executable,
                     "-m",
-                    "callpool.device.faces",
+                    self._module,
                     str(self._root),
                     stdin=asyncio.subprocess.PIPE,
                 )
                 status = await self._process.wait()
-                self._core.note("faces_ended", status=status)
+                self._core.note("faces_ended", status=status, module=self._module)
                 backoff = shortest if loop.time() - began > 10.0 else min(backoff * 2, longest)
                 await asyncio.sleep(backoff)
         finally:

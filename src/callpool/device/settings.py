@@ -16,6 +16,9 @@
 | `control.sock` | the core's socket (0600) |
 | `pages.crt`, `pages.key` | the pages' certificate and key |
 | `run.json` | process ids and addresses of the running device |
+| `config.json` | the startup configuration: users with hashes of their passwords (0600) |
+| `ssh.json` | where the shell listens; no such file, no shell |
+| `ssh_host_ed25519` | the shell's host key (0600) |
 | `gate/` | the gate's own files |
 """
 
@@ -141,6 +144,21 @@ class Layout:
     def snmp_state(self) -> Path:
         """What the SNMP agent remembers across its restarts."""
         return self.root / "snmp.state.json"
+
+    @property
+    def config(self) -> Path:
+        """The startup configuration: users and what else `wr` writes."""
+        return self.root / "config.json"
+
+    @property
+    def ssh(self) -> Path:
+        """Where the shell listens; no such file, no shell."""
+        return self.root / "ssh.json"
+
+    @property
+    def ssh_host_key(self) -> Path:
+        """The shell's host key."""
+        return self.root / "ssh_host_ed25519"
 
     @property
     def identity(self) -> Path:
@@ -287,13 +305,13 @@ class Layout:
         return SigningKey.load(self.next_identity)
 
     def drop_identities(self) -> None:
-        """Drop the ID keys and the tokens, and make a new ID key; raises OSError.
+        """Drop the ID keys, the tokens and the users, and make a new ID key; raises OSError.
 
         The use that is not reported yet goes with them: it is no next manager's business.
         Whatever of it was done before is done again.
         """
         mine = (self.token, self.next_identity, self.smart_token, self.smart_identity, self.usage)
-        for file in mine:
+        for file in (*mine, self.config):
             file.unlink(missing_ok=True)
         SigningKey.generate().save(self.identity)
 

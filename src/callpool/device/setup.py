@@ -8,14 +8,18 @@ from typing import Any, Final
 import msgspec
 
 from callpool.device.app import gate_settings, only_one
+from callpool.device.config import Change, Config
+from callpool.device.config_book import encoded
 from callpool.device.errors import DeviceError
 from callpool.device.faces.certificate import make_certificate
 from callpool.device.flash import Flash
 from callpool.device.record import FlashRecord, Marked, open_record, read_local_key
 from callpool.device.settings import Layout, Settings
+from callpool.device.ssh_settings import SshSettings, host_key, write_ssh
 from callpool.device.window import INSTANT
 from callpool.host.addresses import address
 from callpool.host.clock import clock_for
+from callpool.host.files import write_durably
 from callpool.licensing.instant import HighWaterMark
 from callpool.licensing.key import check_installable
 from callpool.licensing.smart_policy import CCCSP_15
@@ -47,6 +51,8 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True):
     #: The gate's settings; the three above are written over them where they are given.
     gate: dict[str, Any] = {}
     pages: str = ""
+    #: Where the shell listens; empty for no shell.
+    ssh: str = ""
     #: Smart licensing alone licenses the device; its call policy; how its CPS are judged.
     smart: bool = False
     call_policy: str = CCCSP_15
@@ -107,6 +113,7 @@ def set_up(layout: Layout, plan: Plan) -> Settings:
         key = read_local_key(plan.key.strip(), settings.vendor, settings.serial)
         time = clock_for(settings.lab_clock).now().wall
         check_installable(key, settings.serial, None, time=time)
+    shell = SshSettings(listen=plan.ssh) if plan.ssh else None
     # The gate's own check wants its secret; any will do until the real one is made.
     gate_settings(settings, layout, secret="0" * 64)
     layout.create()
@@ -121,6 +128,9 @@ def set_up(layout: Layout, plan: Plan) -> Settings:
         layout.lay_token(plan.token)
     if plan.pages:
         make_certificate(layout, address(plan.pages)[0])
+    if shell is not None:
+        write_ssh(layout.ssh, shell)
+        host_key(layout.ssh_host_key)
     # Last, so that a half-made directory is no device.
     layout.write(settings)
     return settings
@@ -144,3 +154,23 @@ def install_offline(layout: Layout, envelope: str) -> str:
         check_installable(key, settings.serial, opened.local_key, time=time)
         flash.store(msgspec.structs.replace(record, local_key=envelope))
     return key.key_id
+
+
+def configure_offline(layout: Layout, change: Change) -> None:
+    """Change the startup configuration of a device that does not run.
+
+    Raises DeviceError as the change does, `no_device`, `already_running`, `bad_config`, or OSError.
+    """
+    layout.load()
+    with only_one(layout):
+        write_durably(layout.config, encoded(change.apply(startup_config(layout))))
+
+
+def startup_config(layout: Layout) -> Config:
+    """Return the startup configuration of a device; raises DeviceError `bad_config`."""
+    try:
+        return msgspec.json.decode(layout.config.read_bytes(), type=Config)
+    except FileNotFoundError:
+        return Config()
+    except msgspec.DecodeError as error:
+        raise DeviceError("bad_config", f"{layout.config} cannot be read: {error}.") from error

@@ -187,6 +187,8 @@ def judge(
                 "virtual_account": answer.virtual_account,
                 "export_allowed": answer.export_allowed,
                 "force": False,
+                "registered_at": answer.time,
+                "renewed_at": None,
             }
         case wire.AuthorizeReply():
             _check_instance(answer, record)
@@ -205,7 +207,7 @@ def judge(
             _check_instance(answer, record)
             check_certificate(answer.certificate.pem, serial, identity)
             occurrence = Occurrence(Event.ID_RENEWED, certificate=dates_of(answer.certificate))
-            changes["certificate"] = answer.certificate.pem
+            changes |= {"certificate": answer.certificate.pem, "renewed_at": answer.time}
         case _:
             _check_instance(answer, record)
             occurrence = Occurrence(Event.DEREGISTERED)

@@ -7,6 +7,7 @@ from collections.abc import Awaitable, Callable
 from typing import Any, Final
 
 from callpool.device.agent import Agent
+from callpool.device.config_door import asker
 from callpool.device.errors import DeviceError
 from callpool.device.smart import Outcome
 
@@ -35,6 +36,7 @@ class SmartDoor:
         action = str(request.get("action", ""))
         code = sentence = ""
         if action != "status":
+            agent.core.note("smart_asked", cause="asked", who=asker(request), action=action[:32])
             work = self._work(action, request)
             outcome: asyncio.Future[Outcome] | None = await agent.ask(work)
             if outcome is not None:

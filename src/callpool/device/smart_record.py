@@ -53,6 +53,9 @@ class SmartRecord(msgspec.Struct, frozen=True, kw_only=True):
     account: str = ""
     virtual_account: str = ""
     export_allowed: bool = False
+    #: When the authority granted the registration, and last a renewal of its ID certificate.
+    registered_at: float | None = None
+    renewed_at: float | None = None
     #: The contact value that the next request carries.
     contact: str = ""
     #: A registration that is under way takes the place of an old one.

@@ -71,6 +71,11 @@ class SmartStatus(msgspec.Struct, frozen=True, kw_only=True):
     in_use: int | None
     #: The ID certificate: renewed, ended.
     certificate_renewal: float | None
+    #: When the registration was granted and its certificate last renewed; whether the renewal
+    #: that was due has failed and is tried again.
+    registered_at: float | None
+    renewed_at: float | None
+    renewal_failing: bool
     certificate_end: float | None
     clock_grace_end: float | None
     last_attempt: float | None
@@ -125,6 +130,11 @@ def smart_status(
         purchased=given.purchased if given else None,
         in_use=given.in_use if given else None,
         certificate_renewal=agent.renew_id_at,
+        registered_at=record.registered_at,
+        renewed_at=record.renewed_at,
+        renewal_failing=bool(
+            dates and agent.renew_id_at is not None and agent.renew_id_at > dates.renew_at
+        ),
         certificate_end=dates.not_after if dates else None,
         clock_grace_end=agent.certificate_end if agent.out_of_range_since is not None else None,
         last_attempt=agent.last_attempt,

@@ -82,6 +82,8 @@ class Status(msgspec.Struct, frozen=True, kw_only=True):
     out_of_service: str = ""
     #: What was asked for at the manager for this device and waits to be free, as last told.
     waiting: tuple[WaitingMessage, ...] = ()
+    #: Whether configuration is in force that a restart of the device would lose.
+    unsaved: bool = False
     #: Smart licensing; None on a device that has nothing to do with it.
     smart: SmartStatus | None = None
 

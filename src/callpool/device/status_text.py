@@ -25,6 +25,8 @@ def lines(now: Status) -> list[tuple[str, str]]:
         ("License Server Status", now.server_status),
         ("In service", f"No: {now.out_of_service}" if now.out_of_service else "Yes"),
     ]
+    if now.unsaved:
+        found.append(("Unsaved configuration", "Yes: lost at a restart unless written by `wr`"))
     if now.waiting and now.in_service:
         found.append(("Waiting", waits_for(now.waiting)))
     if now.product_key:

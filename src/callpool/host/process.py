@@ -7,9 +7,11 @@ here gets a group of its own, and what is ended is the group. A number alone pro
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import os
 import signal
+import sys
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -124,3 +126,13 @@ def _wait_gone(leader: ProcessId, argument: str, seconds: float) -> bool:
         if time.monotonic() >= deadline:
             return False
         time.sleep(0.005)
+
+
+async def closed_input() -> None:
+    """Return once standard input is closed: whoever started this process is gone."""
+    reader = asyncio.StreamReader()
+    await asyncio.get_running_loop().connect_read_pipe(
+        lambda: asyncio.StreamReaderProtocol(reader), sys.stdin
+    )
+    while await reader.read(4096):
+        pass

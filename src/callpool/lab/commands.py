@@ -68,12 +68,14 @@ def lab_up(
             proxies=tuple(proxy or ()) if named else PROXIES,
             apply=apply,
             through_hostile=through_hostile,
+            ssh=True,
         )
         lab = up(directory, plan, lambda what: status.update(what))
     for made in lab.devices:
-        say(f"{made.name}  {made.serial}  {made.mode}  sip {made.sip}  pages {made.pages}")
+        shell = f"ssh {made.ssh_user}@{made.ssh}"
+        say(f"{made.name}  {made.serial}  {made.mode}  sip {made.sip}  pages {made.pages}  {shell}")
     say(f"manager  {lab.manager.url}  (operator {lab.manager.username})")
-    say(f"All of it is in {directory / LAB_FILE}; try:")
+    say(f"All of it, passwords too, is in {directory / LAB_FILE}; try:")
     say(f"  CALLPOOL_LAB={directory} callpool pool show")
 
 

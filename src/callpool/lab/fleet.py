@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import secrets
 import ssl
 import sys
 import threading
@@ -49,6 +50,9 @@ MAXIMUM: Final = ("--maximum", "sbc_sessions=250", "--maximum", "far_end_users=1
 #: What each smart device could carry at most: calls a second above all.
 SMART_MAXIMUM: Final = (*MAXIMUM, "--maximum", "cps=1000")
 
+#: The first administrator of each lab device's shell.
+SHELL_USER: Final = "admin"
+
 #: The modes of lab devices.
 FIXED: Final = "fixed"
 SMART: Final = "smart"
@@ -89,6 +93,8 @@ class Plan:
     scenario: str = "uas"
     #: Options of the local keys: counts and features.
     key_options: tuple[str, ...] = (*MAXIMUM, "--feature", "test_call")
+    #: Whether each device has a shell; it costs a process and half a second more.
+    ssh: bool = False
 
 
 class Builder:
@@ -126,9 +132,11 @@ class Builder:
         self.processes.append(entry)
         return entry
 
-    def callpool(self, *words: str, environment: dict[str, str] | None = None) -> str:
+    def callpool(
+        self, *words: str, environment: dict[str, str] | None = None, typed: str = ""
+    ) -> str:
         """Run a callpool command; raises CallpoolError `command_failed`."""
-        return run((*_CALLPOOL, *words), environment=environment)
+        return run((*_CALLPOOL, *words), environment=environment, typed=typed)
 
     def vendor(self) -> VendorEntry:
         """Make the vendor."""
@@ -175,6 +183,7 @@ class Builder:
         directory = self.root / name
         serial = f"{name.upper()}-{manager.product_key[-4:].upper()}"
         answerer_port, sip_port, pages_port = self.port(), self.port(), self.port()
+        ssh = f"127.0.0.1:{self.port()}" if self.plan.ssh else ""
         key = self.root / f"{name}.key"
         smart = mode == SMART
         self.callpool(
@@ -201,8 +210,13 @@ class Builder:
             "--vendor-key", vendor.public_key_file, "--pages", f"127.0.0.1:{pages_port}",
             "--gate-settings", str(self.root / f"{name}.gate.json"),
             "--lab-clock", str(self.clock), *(("--smart",) if smart else ()),
+            *(("--ssh", ssh) if ssh else ()),
             environment={"CALLPOOL_TOKEN": token},
         )  # fmt: skip
+        password = secrets.token_urlsafe(12) if ssh else ""
+        if ssh:
+            add = ("device", "user", "add", SHELL_USER, "--dir", str(directory))
+            self.callpool(*add, "--password-file", "-", typed=password + "\n")
         core = self.start(f"{name}", (*_CALLPOOL, "device", "run", "--dir", str(directory)))
         return DeviceEntry(
             name=name,
@@ -215,6 +229,9 @@ class Builder:
             flash=str(directory / "flash"),
             directory=str(directory),
             mode=mode,
+            ssh=ssh,
+            ssh_user=SHELL_USER if ssh else "",
+            ssh_password=password,
         )
 
     def devices(self, vendor: VendorEntry, manager: ManagerEntry) -> tuple[DeviceEntry, ...]:

@@ -66,6 +66,10 @@ class DeviceEntry(msgspec.Struct, frozen=True, kw_only=True):
     directory: str
     #: `fixed` (the pool gives) or `smart` (the authority judges).
     mode: str = "fixed"
+    #: Where the shell listens, host:port, and its first administrator; empty for no shell.
+    ssh: str = ""
+    ssh_user: str = ""
+    ssh_password: str = ""
 
 
 class Lab(msgspec.Struct, frozen=True, kw_only=True):

@@ -31,6 +31,8 @@ EVAL_EXPIRED: Final = "eval_expired"
 OUT_OF_COMPLIANCE: Final = "out_of_compliance"
 #: The authorization has ended (call policies `cusp` and `cusp-mib` only).
 AUTHORIZATION_EXPIRED: Final = "authorization_expired"
+#: A restart of the SIP service waits for calls to end (`restart graceful`).
+RESTARTING: Final = "restarting"
 
 #: What each reason of a refusal says in `Warning: 399` and on pages.
 REASONS: Final[Mapping[str, str]] = {
@@ -43,6 +45,7 @@ REASONS: Final[Mapping[str, str]] = {
     EVAL_EXPIRED: "the evaluation period has ended",
     OUT_OF_COMPLIANCE: "more calls per second are configured than purchased",
     AUTHORIZATION_EXPIRED: "the license authorization has expired",
+    RESTARTING: "the SIP service is about to restart",
 }
 
 

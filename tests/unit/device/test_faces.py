@@ -58,6 +58,14 @@ async def test_the_page_has_the_columns_and_fields_of_the_seed(tmp_path: Path) -
         assert text in page, text
 
 
+async def test_the_page_tells_of_unsaved_configuration_and_only_then(tmp_path: Path) -> None:
+    status = await status_of(tmp_path)
+    assert "unsaved" not in render(status)
+    assert "There is unsaved configuration." in render(
+        msgspec.structs.replace(status, unsaved=True)
+    )
+
+
 async def test_the_page_of_a_device_out_of_service_says_why_and_what_would_help(
     tmp_path: Path,
 ) -> None:

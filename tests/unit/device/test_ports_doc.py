@@ -7,6 +7,7 @@ from pathlib import Path
 
 from callpool.device.settings import DEFAULT_PAGES
 from callpool.device.setup import DEFAULT_LISTEN as SIP
+from callpool.device.ssh_settings import DEFAULT_SSH
 from callpool.host.snmp.settings import DEFAULT_LISTEN as SNMP
 from callpool.manager.settings import Settings
 
@@ -19,6 +20,6 @@ def test_every_default_port_is_in_the_table_and_no_other() -> None:
     told = {int(port) for port in re.findall(r"^\| (\d+) \|", DOC.read_text(), re.MULTILINE)}
     listened = {
         int(address.rpartition(":")[2])
-        for address in (Settings().listen, DEFAULT_PAGES, SNMP, *SIP)
+        for address in (Settings().listen, DEFAULT_PAGES, DEFAULT_SSH, SNMP, *SIP)
     }
     assert told == listened | {RECEIVER}

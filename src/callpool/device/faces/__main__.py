@@ -17,12 +17,13 @@ from callpool.device.faces.pages import make_app
 from callpool.device.faces.reader import Reader
 from callpool.device.settings import Layout
 from callpool.host.addresses import address
+from callpool.host.process import closed_input
 
 
 async def serve(layout: Layout) -> None:
     """Serve pages and SNMP until standard input closes or a signal comes."""
     reader = Reader(layout.control)
-    tasks = [asyncio.create_task(_closed())]
+    tasks = [asyncio.create_task(closed_input())]
     server = _pages_server(layout, reader)
     if server is not None:
         tasks.append(asyncio.create_task(server.serve()))
@@ -63,16 +64,6 @@ def _pages_server(layout: Layout, reader: Reader) -> uvicorn.Server | None:
             timeout_graceful_shutdown=2,
         )
     )
-
-
-async def _closed() -> None:
-    """Return once standard input is closed."""
-    reader = asyncio.StreamReader()
-    await asyncio.get_running_loop().connect_read_pipe(
-        lambda: asyncio.StreamReaderProtocol(reader), sys.stdin
-    )
-    while await reader.read(4096):
-        pass
 
 
 def main() -> None:
