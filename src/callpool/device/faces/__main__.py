@@ -51,7 +51,7 @@ def _pages_server(layout: Layout, reader: Reader) -> uvicorn.Server | None:
     keep_certificate(layout, host)
     return uvicorn.Server(
         uvicorn.Config(
-            make_app(reader, layout.smart_log),
+            make_app(reader, layout.smart_log, control=layout.control, serial=layout.load().serial),
             host=host,
             port=port,
             ssl_certfile=str(layout.pages_certificate),
