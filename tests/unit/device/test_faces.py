@@ -3,21 +3,17 @@ from __future__ import annotations
 import os
 import ssl
 from pathlib import Path
-from typing import Any
 from xml.etree import ElementTree
 
 import msgspec
 import pytest
 from cryptography import x509
 from device_world import DAY, World
-from litestar.testing import AsyncTestClient
 from smart_authority import SmartWorld
 
-from callpool.device.errors import DeviceError
 from callpool.device.faces.certificate import keep_certificate, make_certificate
 from callpool.device.faces.diagram import draw
-from callpool.device.faces.pages import make_app, render, render_smart
-from callpool.device.faces.reader import Reader
+from callpool.device.faces.pages import render, render_smart
 from callpool.device.settings import Layout
 from callpool.device.status import Status
 from callpool.licensing.smart import RULES, State
@@ -34,17 +30,6 @@ async def status_of(tmp_path: Path) -> Status:
     made = world.agent.status()
     await world.crash()
     return made
-
-
-class OneStatus(Reader):
-    def __init__(self, answer: Status | DeviceError) -> None:
-        super().__init__(Path("/nowhere"))
-        self.answer = answer
-
-    async def status(self) -> Status:
-        if isinstance(self.answer, DeviceError):
-            raise self.answer
-        return self.answer
 
 
 async def test_the_page_has_the_columns_and_fields_of_the_seed(tmp_path: Path) -> None:
@@ -189,32 +174,6 @@ async def test_what_comes_from_elsewhere_is_escaped(tmp_path: Path) -> None:
     await world.agent.smart.close()
     await world.crash()
     assert "&lt;script&gt;" in render(status)
-
-
-async def test_every_answer_forbids_scripts_and_caching(tmp_path: Path) -> None:
-    app = make_app(OneStatus(await status_of(tmp_path)), tmp_path / "sml.log")
-    async with AsyncTestClient(app) as client:
-        for path in ("/license-key", "/smart", "/status.json", "/style.css"):
-            answer = await client.get(path)
-            assert answer.status_code == 200
-            policy = answer.headers["content-security-policy"]
-            assert "default-src 'none'" in policy
-            assert "script-src" not in policy
-            assert answer.headers["x-content-type-options"] == "nosniff"
-            assert answer.headers["cache-control"] == "no-store"
-        assert (await client.get("/", follow_redirects=False)).headers["location"] == "/license-key"
-        assert (await client.post("/license-key")).status_code == 405
-        told: dict[str, Any] = (await client.get("/status.json")).json()
-        assert told["capacity"][0]["remote"] == 10
-
-
-async def test_a_core_that_is_away_is_said_on_the_page(tmp_path: Path) -> None:
-    app = make_app(OneStatus(DeviceError("not_running", "No device runs.")), tmp_path / "sml.log")
-    async with AsyncTestClient(app) as client:
-        page = await client.get("/license-key")
-        assert page.status_code == 503
-        assert "No device runs." in page.text
-        assert (await client.get("/status.json")).json()["code"] == "not_running"
 
 
 def test_the_certificate_is_p256_made_once_and_anew_before_it_ends(

@@ -7,6 +7,7 @@ from typing import Any, Final
 
 from litestar import Response, post
 from litestar.datastructures import State, UploadFile
+from litestar.params import FromPath
 from litestar.response import Redirect
 
 from callpool.device.errors import DeviceError
@@ -149,7 +150,7 @@ _SMART: Final = {
 
 
 @post("/smart/{action:str}")
-async def smart(request: AnyRequest, state: State, action: str) -> Answer:
+async def smart(request: AnyRequest, state: State, action: FromPath[str]) -> Answer:
     """Carry out an action of smart licensing."""
     action = action.replace("-", "_")
 

@@ -22,6 +22,8 @@ from callpool.licensing.errors import CallpoolError
 
 AnyRequest = Request[Any, Any, Any]
 
+#: Commands of the core that all pages together ask at once; it serves 16 clients in all.
+MAX_ASKING: Final = 4
 #: Seconds for which the core's word on a user and on the configuration is believed.
 _FRESH: Final = 1.0
 
@@ -57,6 +59,7 @@ class Door:
         self.cookie = cookie_name(serial)
         self.sessions = Sessions(time.monotonic)
         self._signing = SignIn(control, "pages")
+        self._asking = asyncio.Semaphore(MAX_ASKING)
         self._config: ConfigReport | None = None
         self._config_at = 0.0
 
@@ -71,7 +74,8 @@ class Door:
         """Send the core one command; raises CallpoolError with the core's own code."""
         if do == "config":
             self._config = None
-        return await asyncio.to_thread(ask, self.control, do, timeout=patience, **fields)
+        async with self._asking:
+            return await asyncio.to_thread(ask, self.control, do, timeout=patience, **fields)
 
     async def visitor(self, request: AnyRequest, *, use: bool = True) -> Visitor:
         """Return who is signed in; raises NotSignedIn, CallpoolError where the core is away.

@@ -15,9 +15,10 @@ from typing import Any, Final
 
 import jinja2
 from litestar import Litestar, MediaType, Request, Response, get, post
-from litestar.datastructures import Cookie, State
+from litestar.datastructures import Cookie, MutableScopeHeaders, State
 from litestar.exceptions import HTTPException
 from litestar.response import Redirect, Stream
+from litestar.types import Message, Scope
 
 from callpool.device.alarms import span
 from callpool.device.config_book import ConfigReport
@@ -281,8 +282,9 @@ async def script() -> str:
 
 
 _ICON: Final = (
-    '<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 16 16"><rect width="16" height="16" rx="3" '
-    'fill="#1a5276"/><path d="M4 11V8m4 3V4m4 7V6" stroke="#fff" stroke-width="2.2"/></svg>'
+    '<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 16 16">'
+    '<rect width="16" height="16" rx="3" fill="#1a5276"/>'
+    '<path d="M4 11V8m4 3V4m4 7V6" stroke="#fff" stroke-width="2.2"/></svg>'
 )
 
 
@@ -321,6 +323,12 @@ def _plain(request: Request[Any, Any, State], error: HTTPException) -> Response[
     return Response(sentence + "\n", status_code=error.status_code, media_type=MediaType.TEXT)
 
 
+async def _guard(message: Message, _: Scope) -> None:
+    """Put what every answer carries on an answer, whoever made it."""
+    if message["type"] == "http.response.start":
+        MutableScopeHeaders.from_message(message).update(HEADERS)
+
+
 def make_app(reader: Reader, smart_log: Path, *, control: Path, serial: str) -> Litestar:
     """Return the pages' application; `smart_log` is the device's sml.log."""
     return Litestar(
@@ -348,7 +356,7 @@ def make_app(reader: Reader, smart_log: Path, *, control: Path, serial: str) -> 
             }
         ),
         exception_handlers={CallpoolError: _refused, HTTPException: _plain},
-        response_headers=HEADERS,
+        before_send=[_guard],
         openapi_config=None,
         request_max_body_size=MAX_BODY,
     )
