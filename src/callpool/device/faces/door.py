@@ -5,9 +5,10 @@ from __future__ import annotations
 import asyncio
 import base64
 import time
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 
 import msgspec
 from litestar import Request
@@ -20,6 +21,7 @@ from callpool.device.faces.sessions import Notice, Session, Sessions, cookie_nam
 from callpool.device.users import Group, SignIn, User
 from callpool.licensing.errors import CallpoolError
 
+T = TypeVar("T")
 AnyRequest = Request[Any, Any, Any]
 
 #: Commands of the core that all pages together ask at once; it serves 16 clients in all.
@@ -62,6 +64,8 @@ class Door:
         self._asking = asyncio.Semaphore(MAX_ASKING)
         self._config: ConfigReport | None = None
         self._config_at = 0.0
+        #: The core's word on users: when it was given, and what it is.
+        self._users: dict[str, tuple[float, User | None]] = {}
 
     async def config(self) -> ConfigReport:
         """Return the device's configuration without secrets; raises CallpoolError."""
@@ -75,17 +79,32 @@ class Door:
         if do == "config":
             self._config = None
         async with self._asking:
-            return await asyncio.to_thread(ask, self.control, do, timeout=patience, **fields)
+            return await _patiently(
+                lambda: asyncio.to_thread(ask, self.control, do, timeout=patience, **fields)
+            )
 
-    async def visitor(self, request: AnyRequest, *, use: bool = True) -> Visitor:
+    async def _user(self, name: str, *, fresh: bool) -> User | None:
+        now = time.monotonic()
+        kept = self._users.get(name)
+        if fresh or kept is None or now - kept[0] > _FRESH:
+            async with self._asking:
+                user = await _patiently(lambda: self._signing.user(name))
+            self._users = {n: k for n, k in self._users.items() if now - k[0] <= _FRESH}
+            self._users[name] = kept = (now, user)
+        return kept[1]
+
+    async def visitor(
+        self, request: AnyRequest, *, use: bool = True, fresh: bool = False
+    ) -> Visitor:
         """Return who is signed in; raises NotSignedIn, CallpoolError where the core is away.
 
-        The user's group is the one of now: whoever is removed is out at the next page.
+        The user is as it was at most a second ago, with `fresh` as it is now. With `use` the
+        session counts as used.
         """
         cookie = request.cookies.get(self.cookie, "")
         idle = (await self.config()).idle_minutes * 60.0
         session = self.sessions.find(cookie, idle, use=use) if cookie else None
-        user = await self._signing.user(session.name) if session else None
+        user = await self._user(session.name, fresh=fresh) if session else None
         if session is None or user is None:
             raise NotSignedIn
         return Visitor(user=user, session=session, cookie=cookie)
@@ -95,7 +114,7 @@ class Door:
 
         Raises NotSignedIn, DeviceError `not_permitted`, `stale_form`.
         """
-        visitor = await self.visitor(request)
+        visitor = await self.visitor(request, fresh=True)
         if not genuine(visitor.session, text(form, "csrf")):
             raise DeviceError(
                 "stale_form", "This form is not of this session; load the page anew and try again."
@@ -124,6 +143,18 @@ class Door:
             raise NotSignedIn
         if await self._signing.verify(name[:64], password, source_of(request)) is None:
             raise DeviceError("bad_credentials", "The user name or the password is wrong.")
+
+
+async def _patiently(work: Callable[[], Awaitable[T]]) -> T:
+    """Do `work`; where the core has too many clients at once, a few times again."""
+    for _ in range(20):
+        try:
+            return await work()
+        except DeviceError as error:
+            if error.code != "control_busy":
+                raise
+        await asyncio.sleep(0.05)
+    return await work()
 
 
 def text(form: Any, name: str) -> str:
