@@ -1,4 +1,4 @@
-"""Debian's Chromium, driven as a person would: pages, screenshots, axe, and what it complains of."""
+"""Debian's Chromium, driven as a person would: pages, screenshots, axe, its complaints."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 from axe_playwright_python.sync_playwright import Axe
-from playwright.sync_api import Browser, Page, sync_playwright
+from playwright.sync_api import Browser, Page, expect, sync_playwright
 
 CHROMIUM = "/usr/bin/chromium"
 FLAGS = (
@@ -17,6 +17,10 @@ FLAGS = (
     "--disable-component-update", "--disable-sync", "--no-first-run",
 )  # fmt: skip
 WIDE, NARROW = (1280, 800), (360, 740)
+#: Milliseconds that anything awaited may take: generous, it costs only where a test fails.
+PATIENCE = 60_000
+expect.set_options(timeout=PATIENCE)
+
 #: Where screenshots are written, to be looked at.
 SHOTS = Path(__file__).parents[3] / "build" / "screenshots"
 
@@ -46,7 +50,7 @@ class Visit:
             viewport={"width": size[0], "height": size[1]},
             reduced_motion="reduce",
         )
-        self._context.set_default_timeout(60_000)
+        self._context.set_default_timeout(PATIENCE)
         self.page: Page = self._context.new_page()
         self.page.on("request", lambda r: self.hosts.add(urlsplit(r.url).netloc))
         self.page.on("console", lambda m: self._heard(m.type, m.text))
@@ -75,7 +79,7 @@ class Visit:
 
     def clean(self) -> None:
         """Nothing was complained of, and no other host was asked for anything."""
-        assert self.complaints == []
+        assert not self.complaints, self.complaints
         assert self.hosts == {urlsplit(self.url).netloc}
 
     def close(self) -> None:

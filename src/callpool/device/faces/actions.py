@@ -45,6 +45,7 @@ async def _carry_out(
     visitor = await door.changer(request, said)
     try:
         done(visitor, form, await work(door, visitor, said))
+        state.reader.forget()
     except CallpoolError as error:
         refused(visitor, form, error, **{name: text(said, name)[:200] for name in keep})
     return Redirect(f"{back}#{form}", status_code=303)
@@ -81,8 +82,8 @@ async def contact(request: AnyRequest, state: State) -> Answer:
     """Contact the license server now."""
 
     async def work(door: Door, visitor: Visitor, _: Any) -> str:
-        await door.tell("pull", patience=PATIENCE, who=visitor.session.who)
-        return "The license server was contacted."
+        await door.tell("pull", who=visitor.session.who)
+        return "The license server is being contacted; License Server Status says what comes of it."
 
     return await _carry_out(request, state, form="contact", back=LICENSE_KEY, work=work)
 

@@ -13,6 +13,7 @@ from typing import Final
 
 import msgspec
 
+from callpool.device.config_book import ConfigReport
 from callpool.device.faces.reader import Reader
 from callpool.device.status import Status
 from callpool.licensing.errors import CallpoolError
@@ -28,12 +29,12 @@ _CHANGED: Final = b"event: changed\ndata: 1\n\n"
 _AWAY: Final = b"event: away\ndata: 1\n\n"
 
 
-def _seen(status: Status, log: Path) -> bytes:
+def _seen(status: Status, config: ConfigReport, log: Path) -> bytes:
     """Return what stands for everything a page shows but the ages."""
     kept = msgspec.structs.replace(
         status, time=0.0, lease_seconds=None, next_contact_seconds=0.0, smart=None
     )
-    parts = [msgspec.json.encode(kept)]
+    parts = [msgspec.json.encode(kept), msgspec.json.encode(config)]
     if status.smart is not None:
         smart = msgspec.structs.replace(
             status.smart, eval_seconds_left=0.0, eval_end=None, timers=()
@@ -50,9 +51,11 @@ def _seen(status: Status, log: Path) -> bytes:
 class Live:
     """All open streams of one faces process."""
 
-    def __init__(self, reader: Reader, log: Path) -> None:
-        """Watch the core through `reader`, and `log`, the device's sml.log."""
-        self._reader, self._log = reader, log
+    def __init__(
+        self, reader: Reader, config: Callable[[], Awaitable[ConfigReport]], log: Path
+    ) -> None:
+        """Watch the core through `reader` and `config`, and `log`, the device's sml.log."""
+        self._reader, self._config, self._log = reader, config, log
         self.open = 0
 
     async def stream(self, still: Callable[[], Awaitable[bool]]) -> AsyncIterator[bytes]:
@@ -70,7 +73,7 @@ class Live:
                     if not await still():
                         yield _CHANGED  # the page fetches itself and is led to the way in
                         return
-                    seen = _seen(await self._reader.status(), self._log)
+                    seen = _seen(await self._reader.status(), await self._config(), self._log)
                 except CallpoolError:
                     seen = b"away"
                 if seen == b"away":

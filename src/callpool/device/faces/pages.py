@@ -303,6 +303,8 @@ def _refused(request: Request[Any, Any, State], error: CallpoolError) -> Respons
         headers = {"www-authenticate": 'Basic realm="callpool device"'} if status == 401 else {}
         body = {"code": error.code, "detail": error.sentence}
         return Response(body, status_code=status, headers=headers)
+    if isinstance(error, NotSignedIn) and path == "/events":
+        return Response(error.sentence, status_code=401, media_type=MediaType.TEXT)
     if isinstance(error, NotSignedIn):
         return Redirect(f"/sign-in?to={_target(path)}", status_code=303)
     if error.code in ("stale_form", "not_permitted"):
@@ -331,6 +333,7 @@ async def _guard(message: Message, _: Scope) -> None:
 
 def make_app(reader: Reader, smart_log: Path, *, control: Path, serial: str) -> Litestar:
     """Return the pages' application; `smart_log` is the device's sml.log."""
+    door = Door(control, serial)
     return Litestar(
         route_handlers=[
             root,
@@ -350,9 +353,9 @@ def make_app(reader: Reader, smart_log: Path, *, control: Path, serial: str) -> 
             {
                 "reader": reader,
                 "smart_log": smart_log,
-                "door": Door(control, serial),
+                "door": door,
                 "pages": Pages(serial),
-                "live": Live(reader, smart_log),
+                "live": Live(reader, door.config, smart_log),
             }
         ),
         exception_handlers={CallpoolError: _refused, HTTPException: _plain},

@@ -36,3 +36,7 @@ class Reader:
                 self._status = msgspec.convert(told, Status)
                 self._read_at = time.monotonic()
             return self._status
+
+    def forget(self) -> None:
+        """Read anew the next time: something was changed by hand."""
+        self._status = None

@@ -20,7 +20,15 @@
     }
   }
 
+  // Forms come and go with the state: then the whole page is loaded anew, unless somebody is typing.
+  const shape = (page) => [...page.querySelectorAll("[data-live], form:not([data-live] form)")].map((e) => e.id).join(" ");
+  const typing = () => document.activeElement && document.activeElement.closest("form");
+
   function take(fresh) {
+    if (shape(fresh) !== shape(document) && !typing()) {
+      location.reload();
+      return;
+    }
     for (const part of document.querySelectorAll("[data-live]")) {
       const next = fresh.getElementById(part.id);
       if (!next || part.contains(document.activeElement)) continue;
@@ -50,9 +58,18 @@
     }
   }
 
-  const events = new EventSource("/events");
-  events.addEventListener("changed", refresh);
-  events.addEventListener("away", () => say(true));
-  events.addEventListener("open", () => { if (!lost.hidden) refresh(); });
-  events.addEventListener("error", () => say(true));
+  // A browser gives a stream up for good when it is led to the way in: look there, and try again.
+  function listen() {
+    const events = new EventSource("/events");
+    events.addEventListener("changed", refresh);
+    events.addEventListener("away", () => say(true));
+    events.addEventListener("open", () => { if (!lost.hidden) refresh(); });
+    events.addEventListener("error", () => {
+      say(true);
+      if (events.readyState === EventSource.CLOSED) {
+        setTimeout(() => { refresh(); listen(); }, 2000);
+      }
+    });
+  }
+  listen();
 })();
