@@ -127,8 +127,12 @@ class Life:
         device = self.lab.device(PROXY)
         trusted = str(Layout(Path(device.directory)).pages_certificate)
         context = ssl.create_default_context(cafile=trusted)
-        url = f"{device.pages}/smart"
-        return httpx.get(url, verify=context, trust_env=False, timeout=30).text
+        with httpx.Client(
+            base_url=device.pages, verify=context, trust_env=False, timeout=30,
+            follow_redirects=True,
+        ) as browser:  # fmt: skip
+            browser.post("/sign-in", data={"name": device.user, "password": device.password})
+            return browser.get("/smart").text
 
     def refused(self) -> dict[str, int]:
         return dict(self.lab.status(PROXY)["refused"])

@@ -21,9 +21,12 @@ from typing import Any, Final
 
 import msgspec
 
+from callpool.device.config import CreateUser, SetGroup, SetPassword
 from callpool.device.control import ask
 from callpool.device.gate.journal import GateState
 from callpool.device.settings import Layout
+from callpool.device.setup import configure_offline
+from callpool.device.users import Group, hash_password
 from callpool.host.files import write_durably
 from callpool.host.ports import free_port
 from callpool.host.process import ProcessId, end_group
@@ -50,8 +53,8 @@ MAXIMUM: Final = ("--maximum", "sbc_sessions=250", "--maximum", "far_end_users=1
 #: What each smart device could carry at most: calls a second above all.
 SMART_MAXIMUM: Final = (*MAXIMUM, "--maximum", "cps=1000")
 
-#: The first administrator of each lab device's shell.
-SHELL_USER: Final = "admin"
+#: The first administrator of each lab device.
+DEVICE_USER: Final = "admin"
 
 #: The modes of lab devices.
 FIXED: Final = "fixed"
@@ -132,11 +135,9 @@ class Builder:
         self.processes.append(entry)
         return entry
 
-    def callpool(
-        self, *words: str, environment: dict[str, str] | None = None, typed: str = ""
-    ) -> str:
+    def callpool(self, *words: str, environment: dict[str, str] | None = None) -> str:
         """Run a callpool command; raises CallpoolError `command_failed`."""
-        return run((*_CALLPOOL, *words), environment=environment, typed=typed)
+        return run((*_CALLPOOL, *words), environment=environment)
 
     def vendor(self) -> VendorEntry:
         """Make the vendor."""
@@ -213,10 +214,13 @@ class Builder:
             *(("--ssh", ssh) if ssh else ()),
             environment={"CALLPOOL_TOKEN": token},
         )  # fmt: skip
-        password = secrets.token_urlsafe(12) if ssh else ""
-        if ssh:
-            add = ("device", "user", "add", SHELL_USER, "--dir", str(directory))
-            self.callpool(*add, "--password-file", "-", typed=password + "\n")
+        password = secrets.token_urlsafe(12)
+        for change in (
+            CreateUser(name=DEVICE_USER),
+            SetGroup(name=DEVICE_USER, group=Group.ADMINISTRATOR),
+            SetPassword(name=DEVICE_USER, hash=hash_password(password)),
+        ):
+            configure_offline(Layout(directory), change)
         core = self.start(f"{name}", (*_CALLPOOL, "device", "run", "--dir", str(directory)))
         return DeviceEntry(
             name=name,
@@ -230,8 +234,8 @@ class Builder:
             directory=str(directory),
             mode=mode,
             ssh=ssh,
-            ssh_user=SHELL_USER if ssh else "",
-            ssh_password=password,
+            user=DEVICE_USER,
+            password=password,
         )
 
     def devices(self, vendor: VendorEntry, manager: ManagerEntry) -> tuple[DeviceEntry, ...]:

@@ -83,16 +83,14 @@ def stop(entry: ProcessEntry, *, grace: float) -> None:
             wait_for(f"{entry.name} to end", gone, seconds=seconds)
 
 
-def run(
-    command: Sequence[str], *, environment: Mapping[str, str] | None = None, typed: str = ""
-) -> str:
-    """Run a command to its end, `typed` as its standard input; return what it printed.
+def run(command: Sequence[str], *, environment: Mapping[str, str] | None = None) -> str:
+    """Run a command to its end; return what it printed.
 
     Raises CallpoolError `command_failed` with the command's own last line.
     """
     done = subprocess.run(
         command,
-        input=typed,
+        stdin=subprocess.DEVNULL,
         capture_output=True,
         text=True,
         check=False,

@@ -66,10 +66,11 @@ class DeviceEntry(msgspec.Struct, frozen=True, kw_only=True):
     directory: str
     #: `fixed` (the pool gives) or `smart` (the authority judges).
     mode: str = "fixed"
-    #: Where the shell listens, host:port, and its first administrator; empty for no shell.
+    #: Where the shell listens, host:port; empty for no shell.
     ssh: str = ""
-    ssh_user: str = ""
-    ssh_password: str = ""
+    #: The first administrator, of the pages and of the shell.
+    user: str = ""
+    password: str = ""
 
 
 class Lab(msgspec.Struct, frozen=True, kw_only=True):

@@ -8,12 +8,15 @@ import os
 import secrets
 import signal
 import socket
+import ssl
 import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
+
+import httpx
 
 from callpool.device.control import ask
 from callpool.device.settings import Layout
@@ -260,6 +263,29 @@ class Device:
                 self.start()
         if not self.process.ended():
             self.process.end(signal.SIGTERM)
+
+
+PASSWORD = "correct horse battery"
+
+
+def with_user(device: Device, name: str = "anna", group: str = "administrator") -> None:
+    """Add a user of pages and shell, on the device's own machine."""
+    file = device.site.directory / f"{device.name}.{name}.password"
+    file.write_text(f"{PASSWORD}\n")
+    call(
+        "device", "user", "add", name, "--dir", device.layout.root,
+        "--group", group, "--password-file", file,
+    )  # fmt: skip
+
+
+def read_page(url: str, certificate: Path, user: str, password: str, path: str) -> httpx.Response:
+    """A page as a user sees it who signs in; raises httpx.TransportError."""
+    context = ssl.create_default_context(cafile=str(certificate))
+    with httpx.Client(
+        base_url=url, verify=context, trust_env=False, follow_redirects=True, timeout=30
+    ) as client:
+        client.post("/sign-in", data={"name": user, "password": password})
+        return client.get(path)
 
 
 @contextlib.contextmanager

@@ -11,13 +11,11 @@ from pathlib import Path
 
 import pytest
 from browserkit import NARROW, Visit, chromium
-from devicekit import Device, Site, call, eventually, site
+from devicekit import PASSWORD, Device, Site, eventually, site, with_user
 from playwright.sync_api import Browser, expect
 
 from callpool.licensing.capacity import Capacity
 from callpool.licensing.order import SMART_ORDER
-
-PASSWORD = "correct horse battery"
 
 
 @pytest.fixture(scope="module")
@@ -37,15 +35,6 @@ def alone(tmp_path: Path) -> Iterator[Site]:
     """A site whose manager the test may stop."""
     with site(tmp_path) as made:
         yield made
-
-
-def with_user(device: Device, name: str = "anna", group: str = "administrator") -> None:
-    file = device.site.directory / f"{device.name}.{name}.password"
-    file.write_text(f"{PASSWORD}\n")
-    call(
-        "device", "user", "add", name, "--dir", device.layout.root,
-        "--group", group, "--password-file", file,
-    )  # fmt: skip
 
 
 def start(device: Device) -> str:

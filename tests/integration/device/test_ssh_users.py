@@ -30,7 +30,7 @@ def fetch_log(shell: Shell, name: str) -> bool:
 
 
 def test_the_seeds_sequence_survives_a_restart_and_without_wr_it_does_not(smart: Shell) -> None:
-    child = smart.with_password("ssh", user=smart.entry.ssh_user, password=smart.entry.ssh_password)
+    child = smart.with_password("ssh", user=smart.entry.user, password=smart.entry.password)
     for line in (
         "username sftpuser create",
         f"username sftpuser password {SEED_PASSWORD}",
@@ -198,6 +198,6 @@ def test_a_factory_reset_needs_the_serial_number_and_leaves_no_user(smart: Shell
     }  # fmt: skip
     smart.host_command("user", "add", "root", "--key-file", f"{smart.key}.pub")
     smart.host_command(
-        "user", "add", "admin", "--password-file", "-", typed=f"{smart.entry.ssh_password}\n"
+        "user", "add", "admin", "--password-file", "-", typed=f"{smart.entry.password}\n"
     )
     assert smart.does("show version")
