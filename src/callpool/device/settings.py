@@ -43,7 +43,7 @@ from callpool.wire.keys import PublicKey, SigningKey
 
 #: The most calls a second where `maximum` names none: that of `cuspLicenseLimit` (P).
 MAX_CPS: Final = 10_000
-#: Where the pages listen unless told otherwise: there is no sign-in yet, so only this machine.
+#: Where the pages listen unless told otherwise: this machine only.
 DEFAULT_PAGES: Final = "127.0.0.1:8443"
 
 
