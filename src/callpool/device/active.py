@@ -54,6 +54,10 @@ def _pool_alarms(core: Core, now: Instant) -> list[Alarm]:
     standing = _STANDING.get(core.opened.record.pool.status)
     if standing is not None and core.opened.ring is not None:
         found.append(alarm(standing))
+        if core.opened.record.pool.was_managed:
+            found.append(alarm(al.NO_LONGER_MANAGED))
+    if core.key_upgrade:
+        found.append(alarm(al.KEY_UPGRADE, core.key_upgrade))
     return found
 
 

@@ -34,6 +34,9 @@ class AlarmReport(msgspec.Struct, frozen=True, kw_only=True):
     sequence: int
     active: tuple[Event, ...]
     history: tuple[Event, ...]
+    #: When the last restart of this run was asked for, and when the last one was done; 0: never.
+    restart_asked: float = 0.0
+    restart_done: float = 0.0
 
 
 class AlarmBook:
@@ -104,5 +107,7 @@ class AlarmBook:
             uptime=now.boottime - self._began,
             sequence=log.sequence,
             active=log.active,
+            restart_asked=self._core.restart_asked,
+            restart_done=self._core.restart_done,
             history=() if after is None else tuple(e for e in log.history if e.sequence > after),
         )

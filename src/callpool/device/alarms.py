@@ -17,8 +17,10 @@ from callpool.licensing.alarm_table import FLASH_FELL_BACK as FLASH_FELL_BACK
 from callpool.licensing.alarm_table import GATE_DOWN as GATE_DOWN
 from callpool.licensing.alarm_table import KEY_ENDED as KEY_ENDED
 from callpool.licensing.alarm_table import KEY_ENDS as KEY_ENDS
+from callpool.licensing.alarm_table import KEY_UPGRADE as KEY_UPGRADE
 from callpool.licensing.alarm_table import LEASE_ENDED as LEASE_ENDED
 from callpool.licensing.alarm_table import LEASE_WARNING_CODE as LEASE_WARNING_CODE
+from callpool.licensing.alarm_table import NO_LONGER_MANAGED as NO_LONGER_MANAGED
 from callpool.licensing.alarm_table import NOT_ENROLLED as NOT_ENROLLED
 from callpool.licensing.alarm_table import NOT_LISTED as NOT_LISTED
 from callpool.licensing.alarm_table import NOT_MANAGED as NOT_MANAGED

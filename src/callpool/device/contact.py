@@ -25,6 +25,7 @@ from callpool.wire.keys import SigningKey
 from callpool.wire.messages import (
     CONTACT_PATH,
     ENROL_PATH,
+    MANAGED,
     ContactReply,
     ContactRequest,
     EnrolReply,
@@ -165,7 +166,12 @@ def take(
     time = mark.time(now)
     latest = opened.latest
     pool = msgspec.structs.replace(
-        pool, contact=reply.contact, status=reply.status, key_set=ring.envelope, pending=None
+        pool,
+        contact=reply.contact,
+        status=reply.status,
+        was_managed=pool.was_managed or reply.status == MANAGED,
+        key_set=ring.envelope,
+        pending=None,
     )
     if reply.grant is not None:
         grant = reply.grant.grant(held.serial)

@@ -75,6 +75,10 @@ class Core:
         self.confirmed_version = 0
         #: A restart that waits for calls to end. A restart of the core forgets it.
         self.drain: Drain | None = None
+        #: A local key that the gate has not confirmed, and the grant that was held with it.
+        self._installing: tuple[str, int] | None = None
+        #: When the last restart was asked for and when it was done: trusted time, 0 for never.
+        self.restart_asked = self.restart_done = 0.0
         self._gate_retry_at = 0.0
         self._window = CallWindow()
         self._written_at = 0.0
@@ -139,6 +143,15 @@ class Core:
     def smart_count(self) -> int:
         """Return the calls a second in force: those configured, up to what the device carries."""
         return carried(self.opened.record.smart.agent.count, self.smart_maximum)
+
+    @property
+    def key_upgrade(self) -> str:
+        """Return the local key whose installation is under way while a pool grant has arrived.
+
+        A key is installed once the gate has confirmed it; empty where there is no such key.
+        """
+        key_id, held = self._installing or ("", 0)
+        return key_id if version(self.opened.license.remote) != held else ""
 
     @property
     def _unconfigured(self) -> bool:
@@ -343,17 +356,20 @@ class Core:
         self._confirm(policy)
         self.note("enforced", restart=restart, actual=self.actual(self.now()).to_dict())
         if restart and self.opened.record.restarting:
+            self.restart_done = self.time(self.now())
             self.opened = self.opened.recording(restarting=False)
             await self._write_if_possible()
         return restart
 
     def _confirm(self, policy: AdmissionPolicy) -> None:
         self._enforced = self._confirmed = policy
+        self._installing = None
         self.confirmed_version = version(self.opened.license.applied)
 
     async def follow(self) -> None:
         """Enforce the policy of now unless the gate walks it already."""
         if self._in_force(self.now()):
+            self._installing = None
             self.confirmed_version = version(self.opened.license.applied)
         else:
             await self.enforce()
@@ -387,6 +403,7 @@ class Core:
         """
         await self.change(restarted(self.opened, save=save, number=number))
         self.drain = None
+        self.restart_asked = self.time(self.now())
         self.note("restart", cause="asked", who=who, save=save, number=number)
         if not await self.enforce(restart=True):
             raise DeviceError(
@@ -407,5 +424,6 @@ class Core:
         record = self.opened.recording(local_key=envelope.strip()).record
         await self.change(open_record(record, self.settings))
         self.note("key_installed", cause="asked", who=who, key=key.key_id)
+        self._installing = key.key_id, version(self.opened.license.remote)
         await self.follow()
         return key

@@ -99,6 +99,8 @@ class Pool(msgspec.Struct, frozen=True, kw_only=True):
     contact: str = ""
     #: MANAGED, NOT_MANAGED or NOT_LISTED, as last told.
     status: str = ""
+    #: Whether this manager has ever called it MANAGED.
+    was_managed: bool = False
     #: The last reply that carried a grant: Remote and the lease.
     latest: SignedReply | None = None
     #: The manager has taken Remote away (the lease of what is applied still stands).

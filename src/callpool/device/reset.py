@@ -121,6 +121,7 @@ class FactoryReset:
         self._heard = None
         self._lease_end = held.lease_end if held.remote or held.applied else None
         await core.change(begun(core.opened, Moment.of(core.mark, core.now())))
+        core.restart_asked = core.time(core.now())
         core.note("factory_reset", cause="asked", who=who)
         await core.enforce(restart=True)
 

@@ -90,6 +90,8 @@ REPLY_REFUSED: Final = "reply_refused"
 NOT_ENROLLED: Final = "enrolment_failed"
 NOT_LISTED: Final = "not_listed"
 NOT_MANAGED: Final = "not_managed"
+NO_LONGER_MANAGED: Final = "no_longer_managed"
+KEY_UPGRADE: Final = "key_upgrade_under_way"
 KEY_ENDS: Final = "local_key_ends"
 KEY_ENDED: Final = "local_key_ended"
 TWO_MODES: Final = "two_modes"
@@ -133,6 +135,16 @@ DEFINITIONS: Final[Mapping[str, Definition]] = {
         event_type=EventType.COMMUNICATIONS,
         cause=_KEY_EXPIRED,
     ),
+    NO_LONGER_MANAGED: Definition(
+        severity=Severity.MAJOR,
+        text="The license pool has managed this device and does so no more: what it gave ends "
+        "with a restart with save, or with the lease.",
+        short="Device is no longer managed by the SBC License Pool.",
+        next_step="Manage the device at the license server again, or do a factory reset.",
+        oid=POOL_INFRASTRUCTURE,
+        event_type=EventType.COMMUNICATIONS,
+        cause=_KEY_EXPIRED,
+    ),
     NOT_LISTED: Definition(
         severity=Severity.MAJOR,
         text="The license server does not list this device; add it to the pool there.",
@@ -163,6 +175,14 @@ DEFINITIONS: Final[Mapping[str, Definition]] = {
         text="What arrived could not be written and is not applied: {}",
         short="Device License pool server configuration failed ",
         next_step="Free space on the device's disk, or mend it; the device tries again.",
+        oid=POOL_APPLICATION,
+        event_type=EventType.COMMUNICATIONS,
+    ),
+    KEY_UPGRADE: Definition(
+        severity=Severity.MINOR,
+        text="Pool licenses have arrived while the installation of local key {} is under way: "
+        "the SIP service has not confirmed that key yet.",
+        next_step="Wait for the SIP service to take the key; look at its log if it does not.",
         oid=POOL_APPLICATION,
         event_type=EventType.COMMUNICATIONS,
     ),

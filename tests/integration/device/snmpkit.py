@@ -25,12 +25,32 @@ COLD_START = ".1.3.6.1.6.3.1.1.5.1"
 ACTIVE = ".1.3.6.1.4.1.5003.11.1.1.1.1"
 HISTORY = ".1.3.6.1.4.1.5003.11.1.2.1.1"
 
+_ROOT = Path(__file__).parents[3]
+#: Our own MIB modules, and the base modules that Debian's net-snmp comes without.
+OWN_MIBS = _ROOT / "packaging" / "mibs"
+BASE_MIBS = _ROOT / "packaging" / "npm" / "node_modules" / "net-snmp" / "lib" / "mibs"
 
-def environment(directory: Path) -> dict[str, str]:
-    """net-snmp without any file of the machine's."""
+
+def own_modules() -> list[Path]:
+    """Every MIB module of ours."""
+    return sorted(OWN_MIBS.glob("*.txt"))
+
+
+def mib_environment() -> dict[str, str]:
+    """What has net-snmp load our modules and the base modules."""
+    assert BASE_MIBS.is_dir(), "the base MIB modules are missing: run scripts/setup"
+    # A module's file has its name.
+    names = [file.stem for file in own_modules()]
+    return {"MIBDIRS": f"{BASE_MIBS}:{OWN_MIBS}", "MIBS": ":".join(["SNMPv2-MIB", *names])}
+
+
+def environment(directory: Path, *, named: bool = False) -> dict[str, str]:
+    """net-snmp without any file of the machine's; with our MIB modules where `named`."""
     home = str(directory)
+    (directory / "cert_indexes").mkdir(exist_ok=True)  # or net-snmp tells that it made it
     return {
-        **os.environ, "SNMPCONFPATH": home, "SNMP_PERSISTENT_DIR": home, "MIBS": "", "HOME": home
+        **os.environ, "SNMPCONFPATH": home, "SNMP_PERSISTENT_DIR": home, "HOME": home,
+        **(mib_environment() if named else {"MIBS": ""}),
     }  # fmt: skip
 
 
@@ -61,6 +81,16 @@ class Snmp:
         )  # fmt: skip
         assert (done.returncode == 0) is ok, f"{tool} {words}: {done.stdout}{done.stderr}"
         return done.stdout if ok else done.stdout + done.stderr
+
+    def named(self, tool: str, *words: str) -> str:
+        """Run a tool with our MIB modules, as a person would."""
+        done = subprocess.run(
+            [tool, "-r1", "-t5", *words],
+            capture_output=True, text=True, timeout=120, env=environment(self.home, named=True),
+        )  # fmt: skip
+        assert done.returncode == 0, f"{tool} {words}: {done.stdout}{done.stderr}"
+        assert not done.stderr, done.stderr
+        return done.stdout
 
     def get(self, oid: str, *credentials: str) -> str:
         """The value of one object."""
@@ -119,9 +149,9 @@ class Notification(dict[str, str]):
 
 
 class TrapReceiver:
-    """snmptrapd on a free port."""
+    """snmptrapd on a free port; with our MIB modules where `named`."""
 
-    def __init__(self, home: Path, serial: str) -> None:
+    def __init__(self, home: Path, serial: str, *, named: bool = False) -> None:
         home.mkdir()
         self.port = free_port()
         self.address = f"127.0.0.1:{self.port}"
@@ -135,10 +165,11 @@ class TrapReceiver:
         )
         self._home = home
         # Its state outlives it: the same engine ID, one boot more, as the standard asks for.
+        mibs = mib_environment() if named else {"MIBS": ""}
         self._words = [
             "env", f"SNMPCONFPATH={home}:{home}/state", f"SNMP_PERSISTENT_DIR={home}/state",
-            "MIBS=",
-            "snmptrapd", "-f", "-n", "-Lf", str(self._log), "-OnQe",
+            *(f"{name}={value}" for name, value in mibs.items()),
+            "snmptrapd", "-f", "-n", "-Lf", str(self._log), *(() if named else ("-OnQe",)),
             "-F", r"NOTIFY %P|%v\n", f"udp:{self.address}",
         ]  # fmt: skip
         self._process: Process | None = None

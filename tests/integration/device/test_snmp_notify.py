@@ -44,7 +44,7 @@ def alarms(receiver: TrapReceiver) -> list[tuple[str, int, str]]:
     return [
         (n.oid.rpartition(".")[2], n.severity, n.glob(8).partition(",")[0])
         for n in receiver.got()
-        if n.oid.startswith(TRAPS) and n.oid != f"{TRAPS}4"
+        if n.oid.startswith(TRAPS) and n.oid not in (f"{TRAPS}4", f"{TRAPS}5")
     ]
 
 

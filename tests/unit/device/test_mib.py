@@ -14,7 +14,7 @@ from callpool.device.faces.snmp.tree import (
     PERCENT,
     SERIAL,
 )
-from callpool.host.snmp.notify import GLOBALS, STARTED
+from callpool.host.snmp.notify import GLOBALS, RESETTING, STARTED
 from callpool.host.snmp.values import Oid
 from callpool.licensing.alarm_table import DEFINITIONS
 
@@ -43,7 +43,7 @@ def nodes() -> dict[Oid, tuple[str, str]]:
 
 def test_every_notification_that_is_sent_is_in_the_mib_and_no_other() -> None:
     told = {n: name for n, (name, macro) in nodes().items() if macro == "NOTIFICATION-TYPE"}
-    sent = {d.oid for d in DEFINITIONS.values()} | {STARTED}
+    sent = {d.oid for d in DEFINITIONS.values()} | {STARTED, RESETTING}
     assert {".".join(map(str, n)) for n in told} == sent
     by_oid = {".".join(map(str, n)): name for n, name in told.items()}
     prefix = "1.3.6.1.4.1.5003.9.10.1.21.2.0."

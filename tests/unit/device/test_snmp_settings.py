@@ -9,11 +9,11 @@ from typing import Any
 import pytest
 
 from callpool.device.faces.snmp.tree import table
-from callpool.host.snmp.notify import COLD_START, Receiver, VarBinds, standard, varbinds
+from callpool.host.snmp.notify import COLD_START, QUEUE, Receiver, VarBinds, standard, varbinds
 from callpool.host.snmp.settings import SnmpSettings, read_settings, write_settings
 from callpool.host.snmp.values import View, date_and_time, text
 from callpool.licensing.alarm_table import POOL_APPLICATION, Severity
-from callpool.licensing.alarms import HISTORY, Event
+from callpool.licensing.alarms import Event
 from callpool.licensing.errors import CallpoolError
 
 SECRET = "a-secret-that-nobody-sees"
@@ -127,20 +127,20 @@ async def test_a_receiver_gets_all_in_order_and_what_it_lacks_is_bounded() -> No
     def send(notification: VarBinds, answered: Callable[[bool], None]) -> None:
         tried.append(int(notification[0][1]))
         first.set()
-        if len(tried) == HISTORY + 1:
+        if len(tried) == QUEUE + 1:
             all_.set()
         answered(up)
 
     receiver = Receiver(send)
-    for number in range(HISTORY + 10):
+    for number in range(QUEUE + 10):
         receiver.put(standard(COLD_START, number))
-    assert receiver.waiting == HISTORY
+    assert receiver.waiting == QUEUE
     task = asyncio.create_task(receiver.run())
     async with asyncio.timeout(30):
         await first.wait()
-        assert receiver.waiting == HISTORY, "not answered, so it is kept"
+        assert receiver.waiting == QUEUE, "not answered, so it is kept"
         up = True
         await all_.wait()
-    assert tried == [10, *range(10, HISTORY + 10)]
+    assert tried == [10, *range(10, QUEUE + 10)]
     task.cancel()
     await asyncio.gather(task, return_exceptions=True)

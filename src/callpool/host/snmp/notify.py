@@ -24,8 +24,10 @@ SYS_UPTIME: Final[Oid] = (1, 3, 6, 1, 2, 1, 1, 3, 0)
 TRAP_OID: Final[Oid] = (1, 3, 6, 1, 6, 3, 1, 1, 4, 1, 0)
 COLD_START: Final = "1.3.6.1.6.3.1.1.5.1"
 WARM_START: Final = "1.3.6.1.6.3.1.1.5.2"
-#: acBoardEvBoardStarted: the start-up event, sent after coldStart.
+#: acBoardEvBoardStarted: sent after coldStart, and after a restart that was asked for.
 STARTED: Final = f"{VENDOR_TRAPS}.4"
+#: acBoardEvResettingBoard: a restart has been asked for.
+RESETTING: Final = f"{VENDOR_TRAPS}.5"
 #: acBoardTrapGlobals.
 GLOBALS: Final[Oid] = (*VENDOR, 9, 10, 1, 21, 1)
 #: The vendor's unique number wraps here.
@@ -34,6 +36,9 @@ LAST_UNIQUE: Final = 32_000
 #: Shortest and longest wait in seconds before an inform that was not answered is sent again;
 #: the library itself repeats it before that.
 RETRY: Final = (1.0, 60.0)
+
+#: Notifications that wait for one receiver at most: a whole history, and what a start adds.
+QUEUE: Final = HISTORY + 4
 
 VarBinds = list[tuple[Oid, Value]]
 
@@ -75,13 +80,29 @@ def varbinds(event: Event, *, serial: str, uptime: int) -> VarBinds:
 
 
 def started(at: float, *, serial: str, uptime: int) -> VarBinds:
-    """Return the start-up event at trusted time `at`."""
+    """Return the event that the device, or its SIP service, is up: at trusted time `at`."""
+    return _event(STARTED, "Initialization Ended", Severity.CLEARED, at, serial, uptime)
+
+
+def resetting(at: float, *, serial: str, uptime: int) -> VarBinds:
+    """Return the event that a restart of the SIP service was asked for at trusted time `at`.
+
+    It stands for nothing that would be cleared: its severity is indeterminate, as the vendor's
+    events have it.
+    """
+    text_ = "A restart of the SIP service was asked for; calls in progress go on."
+    return _event(RESETTING, text_, Severity.INDETERMINATE, at, serial, uptime)
+
+
+def _event(
+    oid: str, short: str, severity: Severity, at: float, serial: str, uptime: int
+) -> VarBinds:
     return _with_globals(
-        STARTED,
+        oid,
         uptime=uptime,
         at=at,
-        short="Initialization Ended",
-        severity=Severity.CLEARED,
+        short=short,
+        severity=severity,
         unique=0,
         kind=EventType.OTHER,
         cause=0,
@@ -122,7 +143,7 @@ class Receiver:
     def __init__(self, send: Callable[[VarBinds, Callable[[bool], None]], None]) -> None:
         """Send by `send`, which reports whether the notification is done with."""
         self._send = send
-        self._waiting: deque[VarBinds] = deque(maxlen=HISTORY)
+        self._waiting: deque[VarBinds] = deque(maxlen=QUEUE)
         self._more = asyncio.Event()
 
     def put(self, notification: VarBinds) -> None:

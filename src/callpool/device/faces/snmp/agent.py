@@ -40,6 +40,9 @@ class Kept(msgspec.Struct, frozen=True, kw_only=True):
     core: float = 0.0
     #: The last alarm event that the receivers were told of.
     told: int = 0
+    #: The last restart that they were told of as asked for, and as done.
+    asked: float = 0.0
+    done: float = 0.0
 
 
 class SnmpAgent:
@@ -136,6 +139,9 @@ class SnmpAgent:
         elif not self._told_start:
             notifications.append(notify.standard(notify.WARM_START, uptime))
         self._told_start = True
+        asked, done = report.restart_asked, report.restart_done
+        if asked not in (0.0, kept.asked):
+            notifications.append(notify.resetting(asked, serial=serial, uptime=uptime))
         told = kept.told
         if told > report.sequence:
             told = 0  # the core's log was begun anew
@@ -144,10 +150,14 @@ class SnmpAgent:
             for event in report.history
             if event.sequence > told
         ]
+        if done != kept.done and done >= asked > 0.0:
+            notifications.append(notify.started(done, serial=serial, uptime=uptime))
         for notification in notifications:
             for receiver in self._receivers:
                 receiver.put(notification)
-        new = msgspec.structs.replace(kept, core=report.started, told=report.sequence)
+        new = msgspec.structs.replace(
+            kept, core=report.started, told=report.sequence, asked=asked, done=done
+        )
         if new != kept:
             self._keep(new)
 
