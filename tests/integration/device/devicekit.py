@@ -95,6 +95,7 @@ class Site:
 
     def __init__(self, directory: Path, **manager_options: object) -> None:
         self.directory = directory
+        self.manager_options = manager_options
         self.clock_file = directory / "clock"
         self.clock = LabClock(self.clock_file)
         self.vendor = Office.create(directory / "vendor")
@@ -209,9 +210,18 @@ class Device:
         )  # fmt: skip
         self.process: Process | None = None
 
+    #: What the device's command runs under.
+    wrapper: tuple[str, ...] = ()
+
+    def configure(self, **changes: Any) -> None:
+        """Change settings of `device.json`, those of the gate one by one."""
+        settings = load(self.layout.settings)
+        gate = {**settings["gate"], **changes.pop("gate", {})}
+        self.layout.settings.write_text(json.dumps({**settings, **changes, "gate": gate}))
+
     def start(self) -> None:
         self.process = Process(
-            command("device", "run", "--dir", self.layout.root),
+            [*self.wrapper, *command("device", "run", "--dir", self.layout.root)],
             self.site.directory / f"{self.layout.root.name}.log",
         )
         eventually(self.answers)
