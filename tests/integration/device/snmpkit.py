@@ -192,6 +192,10 @@ class TrapReceiver:
             found.append(Notification((b[0], b[1].strip('"')) for b in binds if len(b) == 2))
         return found
 
+    def count(self) -> int:
+        """How many have arrived."""
+        return self._text().count("NOTIFY ")
+
     def security(self) -> list[str]:
         """What snmptrapd says of how each arrived."""
         lines = (x for x in self._text().splitlines() if x.startswith("NOTIFY "))

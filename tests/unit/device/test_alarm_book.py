@@ -3,10 +3,13 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from device_world import DAY, FakeUsage, World
+from device_world import DAY, FakeUsage, World, local_key
 
 from callpool.device.alarm_book import AlarmBook
+from callpool.device.errors import DeviceError
 from callpool.licensing.alarm_table import POOL_APPLICATION, POOL_INFRASTRUCTURE, Severity
+from callpool.licensing.lease import APPLY_LIVE
+from callpool.wire.messages import MANAGED, NOT_LISTED, NOT_MANAGED
 
 
 async def world_and_book(tmp_path: Path) -> tuple[World, AlarmBook]:
@@ -148,4 +151,83 @@ async def test_an_ended_lease_stays_an_alarm_over_a_restart_until_the_manager_is
         (POOL_APPLICATION, Severity.MAJOR, "restart_pending"),
         (POOL_INFRASTRUCTURE, Severity.CLEARED, "lease_ended"),
     ]
+    await world.crash()
+
+
+async def test_a_device_that_the_pool_lets_go_says_so_only_if_it_was_managed(
+    tmp_path: Path,
+) -> None:
+    world = World(tmp_path / "device")
+    world.manager.status = NOT_MANAGED
+    await world.start()
+    assert world.alarms() == {"not_managed"}, "it never was"
+    world.manager.status = MANAGED
+    await world.agent.pull()
+    await world.go(0.0)
+    assert not world.alarms()
+    for status, code in ((NOT_MANAGED, "not_managed"), (NOT_LISTED, "not_listed")):
+        world.manager.status = status
+        await world.agent.pull()
+        await world.go(0.0)
+        assert world.alarms() == {code, "no_longer_managed"}
+    await world.crash()
+    await world.start()
+    assert world.alarms() == {"not_listed", "no_longer_managed"}, "the flash remembers it"
+    world.manager.status = MANAGED
+    await world.agent.pull()
+    await world.go(0.0)
+    assert not world.alarms()
+    await world.crash()
+
+
+async def test_a_grant_that_overtakes_a_key_that_the_gate_has_not_confirmed_is_alarmed(
+    tmp_path: Path,
+) -> None:
+    world, book = await world_and_book(tmp_path)
+    world.manager.apply = APPLY_LIVE
+    world.gate.broken = True
+    await world.agent.core.install_key(local_key(2, sbc_sessions=8, far_end_users=2))
+    assert world.alarms() == {"gate_down"}, "no grant has arrived since"
+    world.manager.allocate(10, 3)
+    await world.agent.pull()
+    await world.agent.tick()
+    await world.agent.settle()
+    assert world.alarms() == {"gate_down", "key_upgrade_under_way"}
+    await book.look()
+    assert (POOL_APPLICATION, Severity.MINOR, "key_upgrade_under_way") in told(book)
+    world.gate.broken = False
+    await world.go(5.0)
+    assert not world.alarms()
+    await book.look()
+    assert (POOL_APPLICATION, Severity.CLEARED, "key_upgrade_under_way") in told(book)
+    assert world.row() == (10, 8, 18)
+    # A key that changes nothing in force is installed at once, whatever the gate does.
+    world.gate.broken = True
+    await world.agent.core.install_key(local_key(3, sbc_sessions=8, far_end_users=2))
+    world.manager.allocate(12, 3)
+    await world.agent.pull()
+    await world.agent.tick()
+    await world.agent.settle()
+    assert world.alarms() == {"gate_down"}
+    world.gate.broken = False
+    await world.go(5.0)
+    await world.crash()
+
+
+async def test_a_restart_that_was_asked_for_is_in_the_report(tmp_path: Path) -> None:
+    world, book = await world_and_book(tmp_path)
+    assert (book.report().restart_asked, book.report().restart_done) == (0.0, 0.0)
+    await world.restart(save=True)
+    asked = book.report().restart_asked
+    assert book.report().restart_done == asked > 0.0
+    world.clock.advance(60.0)
+    world.gate.broken = True
+    with pytest.raises(DeviceError):
+        await world.agent.restart(save=True)
+    report = book.report()
+    assert report.restart_asked == asked + 60.0
+    assert report.restart_done == asked, "asked for, and not done yet"
+    world.gate.broken = False
+    await world.go(5.0)
+    assert book.report().restart_done > report.restart_asked
     await world.crash()

@@ -159,7 +159,7 @@ class Engine:
         self._add_users(settings)
         self._notifier = ntforg.NotificationOriginator()
         for number, target in enumerate(settings.targets):
-            self._add_target(number, target)
+            self._add_target(number, target, settings.community)
         here = context.SnmpContext(engine, engine.snmpEngineID)
         here.context_names[b""] = Objects(view)
         for responder in (
@@ -197,13 +197,18 @@ class Engine:
                 readSubTree=_ALL, notifySubTree=_ALL,
             )  # fmt: skip
 
-    def _add_target(self, number: int, target: Target) -> None:
+    def _add_target(self, number: int, target: Target, community: str) -> None:
         address, port = ip_address(target.address)
         name = f"target{number}"
         if target.user:
             config.add_target_parameters(self._engine, name, target.user, "authPriv", 3)
         else:
             config.add_target_parameters(self._engine, name, "community", "noAuthNoPriv", 1)
+            # From an address that is a target's, the library takes the community only by that
+            # target's tag: without this no acknowledgement of an inform would be believed.
+            config.add_v1_system(
+                self._engine, name, community, transportTag=name, securityName="community"
+            )
         config.add_target_address(
             self._engine, name, self._domain, (str(address), port), name,
             timeout=int(INFORM_TIMEOUT * 100), retryCount=INFORM_REPEATS, tagList=name,
