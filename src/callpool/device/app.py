@@ -222,7 +222,7 @@ class Device:
             await self.agent.start()
             await self.alarms.start()
             await self.control.start()
-            if self.settings.pages or self.layout.snmp.exists():
+            if self.settings.pages or self.layout.snmp.exists() or self.layout.syslog.exists():
                 faces = asyncio.create_task(self.faces.run())
                 await asyncio.sleep(0)
             beside = [

@@ -22,6 +22,7 @@ from callpool.device.smart_commands import smart_app
 from callpool.device.snmp_commands import snmp_app
 from callpool.device.status import Status
 from callpool.device.status_text import show
+from callpool.device.syslog_commands import syslog_app
 from callpool.device.testcall import place_test_call
 from callpool.device.window import INSTANT
 from callpool.host.console import counts_from, say
@@ -34,6 +35,7 @@ key_app = typer.Typer(no_args_is_help=True, help="The local license key.")
 device_app.add_typer(key_app, name="key")
 device_app.add_typer(smart_app, name="smart")
 device_app.add_typer(snmp_app, name="snmp")
+device_app.add_typer(syslog_app, name="syslog")
 floating_app = typer.Typer(no_args_is_help=True, help="Floating licensing.")
 device_app.add_typer(floating_app, name="floating")
 device_app.command()(alarms)

@@ -143,6 +143,16 @@ class Layout:
         return self.root / "snmp.state.json"
 
     @property
+    def syslog(self) -> Path:
+        """Who is told by syslog; no such file, no syslog."""
+        return self.root / "syslog.json"
+
+    @property
+    def syslog_state(self) -> Path:
+        """What each syslog target has been told."""
+        return self.root / "syslog.state.json"
+
+    @property
     def identity(self) -> Path:
         """The device's ID key."""
         return self.root / "identity.pem"

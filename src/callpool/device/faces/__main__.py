@@ -15,12 +15,13 @@ import uvicorn
 from callpool.device.faces.certificate import keep_certificate
 from callpool.device.faces.pages import make_app
 from callpool.device.faces.reader import Reader
+from callpool.device.faces.syslog.face import serve_syslog
 from callpool.device.settings import Layout
 from callpool.host.addresses import address
 
 
 async def serve(layout: Layout) -> None:
-    """Serve pages and SNMP until standard input closes or a signal comes."""
+    """Serve pages, SNMP and syslog until standard input closes or a signal comes."""
     reader = Reader(layout.control)
     tasks = [asyncio.create_task(_closed())]
     server = _pages_server(layout, reader)
@@ -31,6 +32,8 @@ async def serve(layout: Layout) -> None:
         from callpool.device.faces.snmp.agent import serve_snmp
 
         tasks.append(asyncio.create_task(serve_snmp(layout, reader)))
+    if layout.syslog.exists():
+        tasks.append(asyncio.create_task(serve_syslog(layout)))
     await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
     if server is not None:
         server.should_exit = True

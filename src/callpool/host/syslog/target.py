@@ -25,6 +25,7 @@ class SyslogTarget(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     #: RFC 5426, RFC 6587 with octet counting, RFC 5425.
     transport: Literal["udp", "tcp", "tls"] = "udp"
     #: TLS: the file with the authority that signed the receiver's certificate; empty: the system's.
+    #: Files are named by their whole path.
     ca_file: str = ""
     #: TLS: the files of our own certificate and its key, both or neither.
     certificate: str = ""
@@ -45,6 +46,10 @@ class SyslogTarget(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
             raise _bad(self, "a certificate and its key go together")
         if self.transport != "tls" and (self.ca_file or self.certificate or self.server_name):
             raise _bad(self, "certificates and names are for the transport tls alone")
+
+        for file in (self.ca_file, self.certificate, self.key):
+            if file and not file.startswith("/"):
+                raise _bad(self, f"name {file[:60]} by its whole path")
 
     @property
     def facility_number(self) -> int:
