@@ -10,17 +10,14 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import fcntl
-import logging
 import os
 import signal
-import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import msgspec
-import structlog
 
 from callpool.device import alarms as al
 from callpool.device.agent import Agent
@@ -34,6 +31,7 @@ from callpool.device.gate.driver import Alarm as GateAlarm
 from callpool.device.gate.settings import GateSettings
 from callpool.device.journal import FileJournal
 from callpool.device.keeper import Faces
+from callpool.device.logs import configure_log
 from callpool.device.manager_link import ManagerLink
 from callpool.device.settings import Layout, Settings
 from callpool.device.smart_door import SmartDoor
@@ -258,20 +256,6 @@ class Device:
                     )
                     written = now
             await asyncio.sleep(0.25)
-
-
-def configure_log() -> None:
-    """Log to standard error, one JSON object a line; no secret is ever an argument."""
-    logging.getLogger("httpx").setLevel(logging.WARNING)
-    structlog.configure(
-        processors=[
-            structlog.processors.add_log_level,
-            structlog.processors.TimeStamper(fmt="iso"),
-            structlog.processors.JSONRenderer(),
-        ],
-        logger_factory=structlog.PrintLoggerFactory(sys.stderr),
-        cache_logger_on_first_use=True,
-    )
 
 
 def run_device(directory: Path) -> None:

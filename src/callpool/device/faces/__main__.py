@@ -16,6 +16,7 @@ from callpool.device.faces.certificate import keep_certificate
 from callpool.device.faces.pages import make_app
 from callpool.device.faces.reader import Reader
 from callpool.device.faces.syslog.face import serve_syslog
+from callpool.device.logs import configure_log
 from callpool.device.settings import Layout
 from callpool.host.addresses import address
 
@@ -81,6 +82,7 @@ async def _closed() -> None:
 def main() -> None:
     """Run the faces of the device in the directory that is named."""
     os.nice(5)  # the core's timers come first
+    configure_log()
     asyncio.run(serve(Layout(Path(sys.argv[1]))))
 
 

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import fcntl
+import socket
 import struct
 import termios
 from collections.abc import Sequence
-from typing import Any, Final, Protocol
+from typing import Final, Protocol, cast
 
 from callpool.host.addresses import address
 from callpool.host.syslog.message import DATAGRAM, STREAM
@@ -19,6 +20,12 @@ PATIENCE: Final = 10.0
 SETTLE: Final = 1.0
 #: Seconds in which a machine tells that nothing listens on a UDP port.
 UNREACHABLE: Final = 0.1
+#: Bytes that the kernel takes at once: more than one batch.
+ROOM: Final = 256 * 1024
+#: Where `struct tcp_info` (linux/tcp.h) has `tcpi_bytes_acked`.
+_ACKED_AT: Final = 120
+_TCP: Final = (socket.AF_INET, socket.SOCK_STREAM)
+
 #: Seconds between two looks at what is acknowledged, the first and the longest.
 LOOK: Final = (0.001, 0.05)
 
@@ -54,8 +61,7 @@ class _Datagrams(asyncio.DatagramProtocol):
         self._transport: asyncio.DatagramTransport | None = None
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        assert isinstance(transport, asyncio.DatagramTransport)
-        self._transport = transport
+        self._transport = cast(asyncio.DatagramTransport, transport)
 
     def error_received(self, exc: Exception) -> None:
         if self._refused is not None and not self._refused.done():
@@ -84,13 +90,16 @@ async def _open_datagrams(target: SyslogTarget) -> Link:
 
 
 class _Stream:
-    batch = 16
+    batch = 8
     most = STREAM
 
     def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         self._reader, self._writer = reader, writer
-        self._socket: Any = writer.get_extra_info("socket")
-        writer.transport.set_write_buffer_limits(high=0)  # so `drain` waits for all of it
+        # Our own handle: what was acknowledged can be asked after asyncio has closed its own.
+        self._socket = socket.fromfd(writer.get_extra_info("socket").fileno(), *_TCP)
+        self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, ROOM)
+        # So `drain` waits for all of it. At 0 TLS would pause for ever (CPython 3.11).
+        writer.transport.set_write_buffer_limits(high=1)
 
     async def send(self, messages: Sequence[bytes]) -> None:
         self._check()
@@ -98,19 +107,32 @@ class _Stream:
         await asyncio.wait_for(self._taken(), PATIENCE)
 
     async def _taken(self) -> None:
-        """Return when the receiver's machine has acknowledged every byte."""
-        await self._writer.drain()
-        pause, longest = LOOK
-        empty = 0
-        while empty < 2:  # twice: what TLS still holds goes out as soon as there is room
-            await asyncio.sleep(pause)
-            self._check()
-            pause = min(pause * 2, longest)
-            empty = empty + 1 if self._unacknowledged() == 0 else 0
+        """Return when the receiver's machine has acknowledged every byte.
 
-    def _unacknowledged(self) -> int:
-        held = fcntl.ioctl(self._socket.fileno(), termios.TIOCOUTQ, struct.pack("i", 0))
-        return int(struct.unpack("i", held)[0])
+        One that then closes has read them all: had it not, it would have reset the connection.
+        """
+        await self._writer.drain()
+        goal = self._given()
+        pause, longest = LOOK
+        while self._acknowledged() < goal:
+            self._check()
+            await asyncio.sleep(pause)
+            pause = min(pause * 2, longest)
+        broken = self._reader.exception()
+        if broken is not None:
+            raise broken
+
+    def _given(self) -> int:
+        """Return how many bytes the kernel has been given, as `_acknowledged` counts them."""
+        while True:
+            acknowledged = self._acknowledged()
+            held = fcntl.ioctl(self._socket, termios.TIOCOUTQ, struct.pack("i", 0))
+            if self._acknowledged() == acknowledged:
+                return acknowledged + int(struct.unpack("i", held)[0])
+
+    def _acknowledged(self) -> int:
+        info = self._socket.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, _ACKED_AT + 8)
+        return int(struct.unpack_from("Q", info, _ACKED_AT)[0])
 
     def _check(self) -> None:
         """Raise what broke the connection, if anything did."""
@@ -131,6 +153,7 @@ class _Stream:
 
     def close(self) -> None:
         self._writer.transport.abort()
+        self._socket.close()
 
 
 async def _open_stream(target: SyslogTarget) -> Link:

@@ -10,6 +10,7 @@ has no acknowledgement of its own.
 from __future__ import annotations
 
 import asyncio
+import os
 import ssl
 from collections import deque
 from collections.abc import Callable
@@ -141,5 +142,8 @@ def explain(target: SyslogTarget, error: Exception) -> tuple[str, str]:
         return "syslog_tls_failed", f"{where}: {why}."
     if isinstance(error, TimeoutError):
         return "syslog_timeout", f"{where} does not answer."
-    why = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
+    why = str(error)
+    if isinstance(error, OSError) and error.strerror:
+        number = error.errno or 0  # asyncio's own words lead nowhere
+        why = os.strerror(number) if number > 0 else error.strerror
     return "syslog_unreachable", f"{where} cannot be reached: {why}."
