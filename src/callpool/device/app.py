@@ -35,6 +35,7 @@ from callpool.device.logs import configure_log
 from callpool.device.manager_link import ManagerLink
 from callpool.device.settings import Layout, Settings
 from callpool.device.smart_door import SmartDoor
+from callpool.device.vitals import vitals_of
 from callpool.host.clock import clock_for
 from callpool.host.files import write_durably
 
@@ -119,6 +120,7 @@ class Device:
         self.alarms = AlarmBook(self.layout.alarms, self.core)
         self.control = Control(self.layout.control, self._commands())
         self.faces = Faces(self.layout.root, self.core)
+        self._gate_restarts = 0
         self._end_sip = True
 
     def _gate_alarm(self, alarm: GateAlarm) -> None:
@@ -126,6 +128,7 @@ class Device:
             self.core.fault(al.GATE_DOWN, alarm.sentence)
             self.agent.nudge()
         else:
+            self._gate_restarts += alarm.code == "gate_restarted"
             self.core.note(alarm.code, text=alarm.sentence)
 
     def _commands(self) -> dict[str, Command]:
@@ -140,6 +143,11 @@ class Device:
 
         async def running(_: dict[str, Any]) -> Any:
             return self.running()
+
+        async def vitals(_: dict[str, Any]) -> Any:
+            return vitals_of(
+                core, gate_restarts=self._gate_restarts, faces_starts=self.faces.starts
+            )
 
         async def restart(request: dict[str, Any]) -> Any:
             save = request.get("save") is True
@@ -189,6 +197,7 @@ class Device:
             "status": status,
             "alarms": alarms,
             "running": running,
+            "vitals": vitals,
             "restart": restart,
             "pull": pull,
             "enrol": enrol,

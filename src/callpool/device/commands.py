@@ -13,6 +13,7 @@ from callpool.device.alarm_commands import alarms
 from callpool.device.app import run_device
 from callpool.device.control import ask
 from callpool.device.errors import DeviceError
+from callpool.device.metrics_commands import metrics_app
 from callpool.device.modes import FLOATING_OFF
 from callpool.device.options import AsJson, Directory, TokenFile, token_from
 from callpool.device.reset import Outcome
@@ -36,6 +37,7 @@ device_app.add_typer(key_app, name="key")
 device_app.add_typer(smart_app, name="smart")
 device_app.add_typer(snmp_app, name="snmp")
 device_app.add_typer(syslog_app, name="syslog")
+device_app.add_typer(metrics_app, name="metrics")
 floating_app = typer.Typer(no_args_is_help=True, help="Floating licensing.")
 device_app.add_typer(floating_app, name="floating")
 device_app.command()(alarms)

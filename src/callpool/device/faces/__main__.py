@@ -19,13 +19,15 @@ from callpool.device.faces.syslog.face import serve_syslog
 from callpool.device.logs import configure_log
 from callpool.device.settings import Layout
 from callpool.host.addresses import address
+from callpool.host.syslog.sender import SyslogSender
 
 
 async def serve(layout: Layout) -> None:
     """Serve pages, SNMP and syslog until standard input closes or a signal comes."""
     reader = Reader(layout.control)
     tasks = [asyncio.create_task(_closed())]
-    server = _pages_server(layout, reader)
+    senders: dict[str, SyslogSender] = {}  # filled in once there are some
+    server = _pages_server(layout, reader, senders)
     if server is not None:
         tasks.append(asyncio.create_task(server.serve()))
     if layout.snmp.exists():
@@ -34,7 +36,7 @@ async def serve(layout: Layout) -> None:
 
         tasks.append(asyncio.create_task(serve_snmp(layout, reader)))
     if layout.syslog.exists():
-        tasks.append(asyncio.create_task(serve_syslog(layout)))
+        tasks.append(asyncio.create_task(serve_syslog(layout, senders)))
     await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
     if server is not None:
         server.should_exit = True
@@ -46,7 +48,9 @@ async def serve(layout: Layout) -> None:
             raise result
 
 
-def _pages_server(layout: Layout, reader: Reader) -> uvicorn.Server | None:
+def _pages_server(
+    layout: Layout, reader: Reader, senders: dict[str, SyslogSender]
+) -> uvicorn.Server | None:
     pages = layout.load().pages
     if not pages:
         return None
@@ -54,7 +58,12 @@ def _pages_server(layout: Layout, reader: Reader) -> uvicorn.Server | None:
     keep_certificate(layout, host)
     return uvicorn.Server(
         uvicorn.Config(
-            make_app(reader, layout.smart_log),
+            make_app(
+                reader,
+                layout.smart_log,
+                metrics_token=layout.metrics_token,
+                senders=senders,
+            ),
             host=host,
             port=port,
             ssl_certfile=str(layout.pages_certificate),

@@ -6,6 +6,7 @@ There is no sign-in yet, so the pages listen on the loopback address unless told
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from datetime import UTC, datetime
 from html import escape
 from pathlib import Path
@@ -17,11 +18,13 @@ from litestar.datastructures import State
 from litestar.response import Redirect
 
 from callpool.device.alarms import span
+from callpool.device.faces.metrics import metrics
 from callpool.device.faces.reader import Reader
 from callpool.device.faces.smart_page import view
 from callpool.device.service import waits_for
 from callpool.device.smart_status import rows
 from callpool.device.status import Status
+from callpool.host.syslog.sender import SyslogSender
 from callpool.licensing.errors import CallpoolError
 
 #: What every answer carries.
@@ -115,17 +118,40 @@ async def style() -> str:
 
 
 def _refused(request: Request[object, object, State], error: CallpoolError) -> Response[object]:
+    if request.url.path == "/metrics":
+        return Response(
+            {"code": error.code, "detail": error.sentence},
+            status_code=401,
+            headers={"www-authenticate": 'Bearer realm="callpool metrics"'},
+        )
     if request.url.path.endswith(".json"):
         return Response({"code": error.code, "detail": error.sentence}, status_code=503)
     page = _PAGES.get_template("away.html.j2").render(sentence=error.sentence)
     return Response(page, status_code=503, media_type=MediaType.HTML)
 
 
-def make_app(reader: Reader, smart_log: Path) -> Litestar:
-    """Return the pages' application; `smart_log` is the device's sml.log."""
+def make_app(
+    reader: Reader,
+    smart_log: Path,
+    *,
+    metrics_token: Path = Path("metrics.token"),
+    senders: Mapping[str, SyslogSender] | None = None,
+) -> Litestar:
+    """Return the pages' application; `smart_log` is the device's sml.log.
+
+    `metrics_token` is the file with the scrape token, `senders` the syslog targets, which the
+    metrics tell of.
+    """
     return Litestar(
-        route_handlers=[root, license_key, smart_page, status_json, style],
-        state=State({"reader": reader, "smart_log": smart_log}),
+        route_handlers=[root, license_key, smart_page, status_json, style, metrics],
+        state=State(
+            {
+                "reader": reader,
+                "smart_log": smart_log,
+                "metrics_token": metrics_token,
+                "senders": {} if senders is None else senders,
+            }
+        ),
         exception_handlers={CallpoolError: _refused},
         response_headers=HEADERS,
         openapi_config=None,

@@ -11,6 +11,7 @@ import msgspec
 
 from callpool.device.control import ask
 from callpool.device.status import Status
+from callpool.device.vitals import Vitals
 
 #: Seconds for which one reading is shown.
 FRESH: Final = 0.5
@@ -36,3 +37,8 @@ class Reader:
                 self._status = msgspec.convert(told, Status)
                 self._read_at = time.monotonic()
             return self._status
+
+    async def vitals(self) -> Vitals:
+        """Return what the metrics tell beyond the status; raises as `status`."""
+        told = await asyncio.to_thread(ask, self._file, "vitals", timeout=PATIENCE)
+        return msgspec.convert(told, Vitals)

@@ -190,12 +190,17 @@ class SyslogFace:
             return ()
 
 
-async def serve_syslog(layout: Layout) -> None:
-    """Tell by syslog until cancelled; settings that cannot be used are said in the log."""
+async def serve_syslog(layout: Layout, senders: dict[str, SyslogSender]) -> None:
+    """Tell by syslog until cancelled; settings that cannot be used are said in the log.
+
+    `senders` is filled with the targets' queues.
+    """
     log: Any = structlog.get_logger("callpool.device.syslog")
     while True:
         try:
-            await SyslogFace(layout, read_settings(layout.syslog)).run()
+            face = SyslogFace(layout, read_settings(layout.syslog))
+            senders.update((name, teller.sender) for name, teller in face.tellers.items())
+            await face.run()
         except CallpoolError as error:
             log.error("syslog_failed", code=error.code, text=error.sentence)
         await asyncio.sleep(AGAIN)
