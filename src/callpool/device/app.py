@@ -10,7 +10,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import fcntl
-import logging
 import os
 import signal
 import sys
@@ -21,7 +20,6 @@ from pathlib import Path
 from typing import Any
 
 import msgspec
-import structlog
 
 from callpool.device import alarms as al
 from callpool.device.agent import Agent
@@ -38,10 +36,12 @@ from callpool.device.gate.driver import Alarm as GateAlarm
 from callpool.device.gate.settings import GateSettings
 from callpool.device.journal import FileJournal
 from callpool.device.keeper import Faces
+from callpool.device.logs import configure_log
 from callpool.device.manager_link import ManagerLink
 from callpool.device.settings import Layout, Settings
 from callpool.device.smart_door import SmartDoor
 from callpool.device.ssh_settings import read_ssh
+from callpool.device.vitals import vitals_of
 from callpool.host.clock import clock_for
 from callpool.host.files import write_durably
 
@@ -135,6 +135,7 @@ class Device:
         self.shell = Faces(self.layout.root, self.core, "callpool.device.faces.shell")
         ssh = read_ssh(self.layout.ssh)
         self._ssh = ssh.listen if ssh else ""
+        self._gate_restarts = 0
         self._end_sip = True
         #: Whether the device is to begin anew once it has ended.
         self.again = False
@@ -144,6 +145,7 @@ class Device:
             self.core.fault(al.GATE_DOWN, alarm.sentence)
             self.agent.nudge()
         else:
+            self._gate_restarts += alarm.code == "gate_restarted"
             self.core.note(alarm.code, text=alarm.sentence)
 
     def _commands(self) -> dict[str, Command]:
@@ -158,6 +160,11 @@ class Device:
 
         async def running(_: dict[str, Any]) -> Any:
             return self.running()
+
+        async def vitals(_: dict[str, Any]) -> Any:
+            return vitals_of(
+                core, gate_restarts=self._gate_restarts, faces_starts=self.faces.starts
+            )
 
         async def restart(request: dict[str, Any]) -> Any:
             save, who = request.get("save") is True, asker(request)
@@ -225,6 +232,7 @@ class Device:
             "status": status,
             "alarms": alarms,
             "running": running,
+            "vitals": vitals,
             "restart": restart,
             "drain": drain,
             "reload": reload,
@@ -261,7 +269,8 @@ class Device:
             await self.agent.start()
             await self.alarms.start()
             await self.control.start()
-            if self.settings.pages or self.layout.snmp.exists():
+            wanted = (self.layout.snmp, self.layout.syslog)
+            if self.settings.pages or any(file.exists() for file in wanted):
                 faces.append(asyncio.create_task(self.faces.run()))
             if self._ssh:
                 faces.append(asyncio.create_task(self.shell.run()))
@@ -299,20 +308,6 @@ class Device:
                     )
                     written = now
             await asyncio.sleep(0.25)
-
-
-def configure_log() -> None:
-    """Log to standard error, one JSON object a line; no secret is ever an argument."""
-    logging.getLogger("httpx").setLevel(logging.WARNING)
-    structlog.configure(
-        processors=[
-            structlog.processors.add_log_level,
-            structlog.processors.TimeStamper(fmt="iso"),
-            structlog.processors.JSONRenderer(),
-        ],
-        logger_factory=structlog.PrintLoggerFactory(sys.stderr),
-        cache_logger_on_first_use=True,
-    )
 
 
 def run_device(directory: Path) -> None:

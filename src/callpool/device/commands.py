@@ -13,6 +13,7 @@ from callpool.device.alarm_commands import alarms
 from callpool.device.app import run_device
 from callpool.device.control import ask
 from callpool.device.errors import DeviceError
+from callpool.device.metrics_commands import metrics_app
 from callpool.device.modes import FLOATING_OFF
 from callpool.device.options import AsJson, Directory, TokenFile, token_from
 from callpool.device.reset import Outcome
@@ -23,6 +24,7 @@ from callpool.device.snmp_commands import snmp_app
 from callpool.device.ssh_commands import ssh_app
 from callpool.device.status import Status
 from callpool.device.status_text import show
+from callpool.device.syslog_commands import syslog_app
 from callpool.device.testcall import place_test_call
 from callpool.device.user_commands import user_app
 from callpool.device.window import INSTANT
@@ -38,6 +40,8 @@ device_app.add_typer(smart_app, name="smart")
 device_app.add_typer(snmp_app, name="snmp")
 device_app.add_typer(ssh_app, name="ssh")
 device_app.add_typer(user_app, name="user")
+device_app.add_typer(syslog_app, name="syslog")
+device_app.add_typer(metrics_app, name="metrics")
 floating_app = typer.Typer(no_args_is_help=True, help="Floating licensing.")
 device_app.add_typer(floating_app, name="floating")
 device_app.command()(alarms)

@@ -21,6 +21,8 @@ class Faces:
         """Run `module` for the device in `root` once started."""
         self._root, self._core, self._module = root, core, module
         self._process: asyncio.subprocess.Process | None = None
+        #: How often they have been started in this run of the core.
+        self.starts = 0
 
     @property
     def pid(self) -> int:
@@ -44,6 +46,7 @@ class Faces:
                     str(self._root),
                     stdin=asyncio.subprocess.PIPE,
                 )
+                self.starts += 1
                 status = await self._process.wait()
                 self._core.note("faces_ended", status=status, module=self._module)
                 backoff = shortest if loop.time() - began > 10.0 else min(backoff * 2, longest)

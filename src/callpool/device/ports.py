@@ -50,6 +50,21 @@ class Usage(Protocol):
         ...
 
     @property
+    def ended(self) -> int:
+        """Calls ended in all, of those admitted; only rises as they do."""
+        ...
+
+    @property
+    def alive(self) -> bool:
+        """Whether the SIP service runs and was heard of a moment ago."""
+        ...
+
+    @property
+    def in_sync(self) -> bool:
+        """Whether what is counted here agrees with the SIP service."""
+        ...
+
+    @property
     def refused(self) -> Mapping[str, int]:
         """Refusals since the gate started, per reason code."""
         ...

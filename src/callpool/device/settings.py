@@ -14,6 +14,8 @@
 | `journal.jsonl` | every change with cause, time and who asked |
 | `flash/flash.0`, `flash/flash.1` | the flash, two generations |
 | `control.sock` | the core's socket (0600) |
+| `snmp.json`, `syslog.json` | who reads and who is told (0600) |
+| `metrics.token` | what a scraper of the metrics shows (0600) |
 | `pages.crt`, `pages.key` | the pages' certificate and key |
 | `run.json` | process ids and addresses of the running device |
 | `config.json` | the startup configuration: users with hashes of their passwords (0600) |
@@ -159,6 +161,21 @@ class Layout:
     def ssh_host_key(self) -> Path:
         """The shell's host key."""
         return self.root / "ssh_host_ed25519"
+
+    @property
+    def syslog(self) -> Path:
+        """Who is told by syslog; no such file, no syslog."""
+        return self.root / "syslog.json"
+
+    @property
+    def syslog_state(self) -> Path:
+        """What each syslog target has been told."""
+        return self.root / "syslog.state.json"
+
+    @property
+    def metrics_token(self) -> Path:
+        """What a scraper of the metrics shows; no such file, no metrics."""
+        return self.root / "metrics.token"
 
     @property
     def identity(self) -> Path:

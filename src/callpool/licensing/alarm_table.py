@@ -34,6 +34,14 @@ class EventType(IntEnum):
     EQUIPMENT = 4
     ENVIRONMENTAL = 5
 
+    @property
+    def label(self) -> str:
+        """Return the standard's name, such as communicationsAlarm."""
+        first, *rest = self.name.lower().split("_")
+        return (
+            first + "".join(w.capitalize() for w in rest) + ("" if self is self.OTHER else "Alarm")
+        )
+
 
 #: Under these lie the vendor's notifications, and our own.
 VENDOR_TRAPS: Final = "1.3.6.1.4.1.5003.9.10.1.21.2.0"
@@ -42,6 +50,31 @@ OWN_TRAPS: Final = "1.3.6.1.4.1.32473.1.0"
 POOL_INFRASTRUCTURE: Final = f"{VENDOR_TRAPS}.106"
 POOL_APPLICATION: Final = f"{VENDOR_TRAPS}.107"
 POOL_OVER_ALLOCATION: Final = f"{VENDOR_TRAPS}.125"
+
+#: What each alarm is called, as the MIB modules name its notification.
+ALARM_NAMES: Final[Mapping[str, str]] = {
+    POOL_INFRASTRUCTURE: "acLicensePoolInfraAlarm",
+    POOL_APPLICATION: "acLicensePoolApplicationAlarm",
+    POOL_OVER_ALLOCATION: "acLicensePoolOverAllocationAlarm",
+    f"{OWN_TRAPS}.1": "callpoolCloneLockedAlarm",
+    f"{OWN_TRAPS}.2": "callpoolClockSkewAlarm",
+    f"{OWN_TRAPS}.3": "callpoolClockBehindAlarm",
+    f"{OWN_TRAPS}.4": "callpoolGateDownAlarm",
+    f"{OWN_TRAPS}.5": "callpoolCallsUncertainAlarm",
+    f"{OWN_TRAPS}.6": "callpoolFlashFellBackAlarm",
+    f"{OWN_TRAPS}.7": "callpoolReplyRefusedAlarm",
+    f"{OWN_TRAPS}.8": "callpoolEnrolmentFailedAlarm",
+    f"{OWN_TRAPS}.9": "callpoolLocalKeyAlarm",
+    f"{OWN_TRAPS}.10": "callpoolTwoModesAlarm",
+    f"{OWN_TRAPS}.11": "callpoolSmartEvaluationAlarm",
+    f"{OWN_TRAPS}.12": "callpoolSmartAuthorizationAlarm",
+    f"{OWN_TRAPS}.13": "callpoolSmartComplianceAlarm",
+    f"{OWN_TRAPS}.14": "callpoolSmartRegistrationAlarm",
+    f"{OWN_TRAPS}.15": "callpoolSmartClockAlarm",
+    f"{OWN_TRAPS}.16": "callpoolSessionsNearlyUsedAlarm",
+    f"{OWN_TRAPS}.17": "callpoolUsersNearlyUsedAlarm",
+    f"{OWN_TRAPS}.18": "callpoolSmartAboveMaximumAlarm",
+}
 
 # X.733 probable causes.
 _OTHER = 0
@@ -52,6 +85,18 @@ _NEARING_CAPACITY = 43
 _THRESHOLD = 51
 _KEY_EXPIRED = 68
 _OUT_OF_SERVICE = 71
+
+#: X.733 probable causes by their standard names.
+CAUSES: Final[Mapping[int, str]] = {
+    _OTHER: "other",
+    _COMMUNICATIONS_SUBSYSTEM: "communicationsSubsystemFailure",
+    _CONFIGURATION: "configurationOrCustomizationError",
+    _CORRUPT_DATA: "corruptData",
+    _NEARING_CAPACITY: "resourceAtOrNearingCapacity",
+    _THRESHOLD: "thresholdCrossed",
+    _KEY_EXPIRED: "keyExpired",
+    _OUT_OF_SERVICE: "outOfService",
+}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -72,6 +117,11 @@ class Definition:
     short: str = ""
     #: Whether a new detail is told anew, not only a new severity.
     retold: bool = False
+
+    @property
+    def name(self) -> str:
+        """Return what the alarm is called."""
+        return ALARM_NAMES[self.oid]
 
 
 CONTACT_LOST: Final = "contact_lost"

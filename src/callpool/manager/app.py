@@ -22,6 +22,7 @@ from callpool.manager import (
     authority_api,
     bulk_api,
     device_api,
+    metrics,
     operator_api,
     restart_api,
     smart_api,
@@ -68,12 +69,14 @@ def build(manager: Manager, port: int) -> Litestar:
             *smart_api.HANDLERS,
             *usage_api.HANDLERS,
             *bulk_api.HANDLERS,
+            *metrics.HANDLERS,
         ],
         lifespan=[running],
         state=State(
             {
                 "manager": manager,
                 "access": Access(manager),
+                "metrics": metrics.Metrics(manager),
                 "base_urls": manager.settings.base_urls(port),
             }
         ),

@@ -145,10 +145,12 @@ async def register_door(request: AnyRequest) -> Response[str]:
                 lambda change: register(change, asked, key, manager.identity),
             )
         except (LicenseError, TrustError) as error:
+            outcome.code = error.code
             return _refusal(manager, asked, error, None)
         return Response(reply, media_type=CONTENT_TYPE)
 
-    return await in_thread(work)
+    with request.app.state.metrics.contact("smart_register") as outcome:
+        return await in_thread(work)
 
 
 async def _door(
@@ -167,12 +169,16 @@ async def _door(
                 lambda change: do(change, asked, kid, manager.identity),
             )
         except (LicenseError, TrustError) as error:
+            outcome.code = error.code
             return _refusal(manager, asked, error, instance)
         if given.refusal is not None:
+            outcome.code = given.refusal.code
             return _refusal(manager, asked, given.refusal, instance)
         return Response(given.reply, media_type=CONTENT_TYPE)
 
-    return await in_thread(work)
+    door = path.rpartition("/")[2].replace("-", "_")
+    with request.app.state.metrics.contact(f"smart_{door}") as outcome:
+        return await in_thread(work)
 
 
 @post(AUTHORIZE_PATH, status_code=200)

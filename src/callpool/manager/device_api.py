@@ -73,7 +73,8 @@ async def enrol_door(request: AnyRequest) -> Response[str]:
             lambda change: enrol(change, asked, key, manager.identity),
         )
 
-    return Response(await in_thread(work), media_type=CONTENT_TYPE)
+    with request.app.state.metrics.contact("enrol"):
+        return Response(await in_thread(work), media_type=CONTENT_TYPE)
 
 
 @post(CONTACT_PATH, status_code=200)
@@ -95,7 +96,8 @@ async def contact_door(request: AnyRequest) -> Response[str]:
             raise given.refusal
         return given.reply
 
-    return Response(await in_thread(work), media_type=CONTENT_TYPE)
+    with request.app.state.metrics.contact("contact"):
+        return Response(await in_thread(work), media_type=CONTENT_TYPE)
 
 
 @post(HINTS_PATH, status_code=200)

@@ -49,6 +49,11 @@ class Hub:
         self._task = asyncio.create_task(self._watch())
         manager.on_hint = self.wake
 
+    @property
+    def streams(self) -> int:
+        """How many streams are open."""
+        return len(self._streams)
+
     def wake(self) -> None:
         """Look for new hints at once; callable from any thread."""
         with contextlib.suppress(RuntimeError):  # the loop has ended: so have the streams

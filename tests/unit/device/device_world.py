@@ -100,6 +100,9 @@ class FakeUsage:
     peak_users: int = 0
     uncertain: int = 0
     admitted: int = 0
+    ended: int = 0
+    alive: bool = True
+    in_sync: bool = True
     refused: Mapping[str, int] = field(default_factory=dict)
     turned_away: Mapping[str, tuple[int, int]] = field(default_factory=dict)
 

@@ -15,16 +15,20 @@ import uvicorn
 from callpool.device.faces.certificate import keep_certificate
 from callpool.device.faces.pages import make_app
 from callpool.device.faces.reader import Reader
+from callpool.device.faces.syslog.face import serve_syslog
+from callpool.device.logs import configure_log
 from callpool.device.settings import Layout
 from callpool.host.addresses import address
 from callpool.host.process import closed_input
+from callpool.host.syslog.sender import SyslogSender
 
 
 async def serve(layout: Layout) -> None:
-    """Serve pages and SNMP until standard input closes or a signal comes."""
+    """Serve pages, SNMP and syslog until standard input closes or a signal comes."""
     reader = Reader(layout.control)
     tasks = [asyncio.create_task(closed_input())]
-    server = _pages_server(layout, reader)
+    senders: dict[str, SyslogSender] = {}  # filled in once there are some
+    server = _pages_server(layout, reader, senders)
     if server is not None:
         tasks.append(asyncio.create_task(server.serve()))
     if layout.snmp.exists():
@@ -32,6 +36,8 @@ async def serve(layout: Layout) -> None:
         from callpool.device.faces.snmp.agent import serve_snmp
 
         tasks.append(asyncio.create_task(serve_snmp(layout, reader)))
+    if layout.syslog.exists():
+        tasks.append(asyncio.create_task(serve_syslog(layout, senders)))
     await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
     if server is not None:
         server.should_exit = True
@@ -43,7 +49,9 @@ async def serve(layout: Layout) -> None:
             raise result
 
 
-def _pages_server(layout: Layout, reader: Reader) -> uvicorn.Server | None:
+def _pages_server(
+    layout: Layout, reader: Reader, senders: dict[str, SyslogSender]
+) -> uvicorn.Server | None:
     pages = layout.load().pages
     if not pages:
         return None
@@ -51,7 +59,14 @@ def _pages_server(layout: Layout, reader: Reader) -> uvicorn.Server | None:
     keep_certificate(layout, host)
     return uvicorn.Server(
         uvicorn.Config(
-            make_app(reader, layout.smart_log, control=layout.control, serial=layout.load().serial),
+            make_app(
+                reader,
+                layout.smart_log,
+                control=layout.control,
+                serial=layout.load().serial,
+                metrics_token=layout.metrics_token,
+                senders=senders,
+            ),
             host=host,
             port=port,
             ssl_certfile=str(layout.pages_certificate),
@@ -69,6 +84,7 @@ def _pages_server(layout: Layout, reader: Reader) -> uvicorn.Server | None:
 def main() -> None:
     """Run the faces of the device in the directory that is named."""
     os.nice(5)  # the core's timers come first
+    configure_log()
     asyncio.run(serve(Layout(Path(sys.argv[1]))))
 
 

@@ -7,6 +7,7 @@ by forms (`actions.py`). One script of our own keeps them up to date; without it
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from datetime import UTC, datetime
 from html import escape
 from importlib import resources
@@ -32,11 +33,13 @@ from callpool.device.faces.door import (
     text,
 )
 from callpool.device.faces.live import Live
+from callpool.device.faces.metrics import metrics
 from callpool.device.faces.reader import Reader
 from callpool.device.faces.smart_page import view
 from callpool.device.service import waits_for
 from callpool.device.smart_status import rows
 from callpool.device.status import Status
+from callpool.host.syslog.sender import SyslogSender
 from callpool.licensing.errors import CallpoolError
 
 #: What every answer carries.
@@ -297,6 +300,12 @@ async def icon() -> str:
 def _refused(request: Request[Any, Any, State], error: CallpoolError) -> Response[Any]:
     pages: Pages = request.app.state.pages
     path = request.url.path
+    if path == "/metrics":
+        return Response(
+            {"code": error.code, "detail": error.sentence},
+            status_code=401,
+            headers={"www-authenticate": 'Bearer realm="callpool metrics"'},
+        )
     if path.endswith(".json"):
         status = 401 if error.code in ("not_signed_in", "bad_credentials") else 503
         status = 429 if error.code in ("too_many_failures", "sign_in_busy") else status
@@ -331,8 +340,20 @@ async def _guard(message: Message, _: Scope) -> None:
         MutableScopeHeaders.from_message(message).update(HEADERS)
 
 
-def make_app(reader: Reader, smart_log: Path, *, control: Path, serial: str) -> Litestar:
-    """Return the pages' application; `smart_log` is the device's sml.log."""
+def make_app(
+    reader: Reader,
+    smart_log: Path,
+    *,
+    control: Path,
+    serial: str,
+    metrics_token: Path = Path("metrics.token"),
+    senders: Mapping[str, SyslogSender] | None = None,
+) -> Litestar:
+    """Return the pages' application; `smart_log` is the device's sml.log.
+
+    `metrics_token` is the file with the scrape token, `senders` the syslog targets, which the
+    metrics tell of.
+    """
     door = Door(control, serial)
     return Litestar(
         route_handlers=[
@@ -347,6 +368,7 @@ def make_app(reader: Reader, smart_log: Path, *, control: Path, serial: str) -> 
             style,
             script,
             icon,
+            metrics,
             *actions.HANDLERS,
         ],
         state=State(
@@ -356,6 +378,8 @@ def make_app(reader: Reader, smart_log: Path, *, control: Path, serial: str) -> 
                 "door": door,
                 "pages": Pages(serial),
                 "live": Live(reader, door.config, smart_log),
+                "metrics_token": metrics_token,
+                "senders": {} if senders is None else senders,
             }
         ),
         exception_handlers={CallpoolError: _refused, HTTPException: _plain},

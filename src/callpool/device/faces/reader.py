@@ -11,6 +11,7 @@ import msgspec
 
 from callpool.device.control import ask
 from callpool.device.status import Status
+from callpool.device.vitals import Vitals
 
 #: Seconds for which one reading is shown.
 FRESH: Final = 0.5
@@ -40,3 +41,8 @@ class Reader:
     def forget(self) -> None:
         """Read anew the next time: something was changed by hand."""
         self._status = None
+
+    async def vitals(self) -> Vitals:
+        """Return what the metrics tell beyond the status; raises as `status`."""
+        told = await asyncio.to_thread(ask, self._file, "vitals", timeout=PATIENCE)
+        return msgspec.convert(told, Vitals)

@@ -14,11 +14,9 @@ from typing import Any, Final
 from pysnmp.proto.rfc1902 import Integer32, ObjectIdentifier, TimeTicks
 
 from callpool.host.snmp.values import VENDOR, Oid, Value, date_and_time, text
-from callpool.licensing.alarm_table import DEFINITIONS, VENDOR_TRAPS, EventType, Severity
+from callpool.licensing.alarm_table import VENDOR_TRAPS, EventType, Severity
+from callpool.licensing.alarm_words import SOURCE, described, unique_number
 from callpool.licensing.alarms import HISTORY, Event
-
-#: What the alarm tables and the traps name as the source.
-SOURCE: Final = "system0Mo"
 
 SYS_UPTIME: Final[Oid] = (1, 3, 6, 1, 2, 1, 1, 3, 0)
 TRAP_OID: Final[Oid] = (1, 3, 6, 1, 6, 3, 1, 1, 4, 1, 0)
@@ -30,9 +28,6 @@ STARTED: Final = f"{VENDOR_TRAPS}.4"
 RESETTING: Final = f"{VENDOR_TRAPS}.5"
 #: acBoardTrapGlobals.
 GLOBALS: Final[Oid] = (*VENDOR, 9, 10, 1, 21, 1)
-#: The vendor's unique number wraps here.
-LAST_UNIQUE: Final = 32_000
-
 #: Shortest and longest wait in seconds before an inform that was not answered is sent again;
 #: the library itself repeats it before that.
 RETRY: Final = (1.0, 60.0)
@@ -41,15 +36,6 @@ RETRY: Final = (1.0, 60.0)
 QUEUE: Final = HISTORY + 4
 
 VarBinds = list[tuple[Oid, Value]]
-
-
-def described(event: Event) -> tuple[str, EventType, int, tuple[str, str, str]]:
-    """Return short text, event type, probable cause and AdditionalInfo1..3 of an event."""
-    found = DEFINITIONS.get(event.code)
-    if found is None:  # of a release that knew more alarms than this one
-        return event.text, EventType.OTHER, 0, (event.code, "", "")
-    info = (",".join(event.codes), event.text, found.next_step)
-    return found.short or event.text, found.event_type, found.cause, info
 
 
 def name_number(oid: str) -> int:
@@ -71,7 +57,7 @@ def varbinds(event: Event, *, serial: str, uptime: int) -> VarBinds:
         at=event.at,
         short=short,
         severity=event.severity,
-        unique=event.sequence % (LAST_UNIQUE + 1),
+        unique=unique_number(event),
         kind=kind,
         cause=cause,
         info=info,

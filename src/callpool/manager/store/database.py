@@ -9,6 +9,7 @@ from __future__ import annotations
 import fcntl
 import sqlite3
 import threading
+import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from functools import lru_cache
@@ -81,15 +82,21 @@ class Database:
         self._lock = threading.Lock()
         self._writer = _engine(file, "BEGIN IMMEDIATE")
         self._reader = _engine(file, "BEGIN")
+        #: Told the seconds that each write took.
+        self.on_write: Callable[[float], None] = lambda seconds: None
 
     def write(self, change: Callable[[Tx], T]) -> T:
         """Run `change` in one durable transaction: all of it is on disk, or none.
 
         Raises what `change` raises, and CallpoolError `database_unusable`.
         """
-        # Threads of one process queue here: SQLite's own waiting sleeps in steps.
-        with self._lock, self._begin(self._writer) as tx:
-            return change(tx)
+        began = time.perf_counter()
+        try:
+            # Threads of one process queue here: SQLite's own waiting sleeps in steps.
+            with self._lock, self._begin(self._writer) as tx:
+                return change(tx)
+        finally:
+            self.on_write(time.perf_counter() - began)
 
     def read(self, query: Callable[[Tx], T]) -> T:
         """Run `query` on one consistent view; raises CallpoolError `database_unusable`."""

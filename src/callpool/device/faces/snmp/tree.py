@@ -14,8 +14,9 @@ from pysnmp.proto.rfc1902 import Gauge32, Integer32, ObjectIdentifier, TimeTicks
 
 from callpool.device.alarm_book import AlarmReport
 from callpool.device.status import Status
-from callpool.host.snmp.notify import SOURCE, described, name_number
+from callpool.host.snmp.notify import name_number
 from callpool.host.snmp.values import OWN, VENDOR, Live, Oid, Value, date_and_time, text
+from callpool.licensing.alarm_words import SOURCE, described
 from callpool.licensing.alarms import Event
 from callpool.licensing.capacity import FAR_END_USERS, SBC_SESSIONS
 

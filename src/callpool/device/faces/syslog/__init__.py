@@ -1,0 +1,1 @@
+"""Syslog: every alarm and every notice of smart licensing, told to each target once."""
