@@ -141,8 +141,8 @@ def test_mutated_packets_crash_nothing_disclose_nothing_and_fill_no_log(snmp: Sn
             packet = mutated(chance, chance.choice(caught))
             attacker.sendto(packet, ("127.0.0.1", snmp.port))
             with contextlib.suppress(TimeoutError):
-                answer = attacker.recv(65535)
-                assert b"callpool" not in answer or COMMUNITY.encode() in packet
+                answer = attacker.recv(65535)  # of this packet, or late of one before it
+                assert b"callpool" not in answer or COMMUNITY.encode() in answer
     eventually(lambda: int(snmp.get(parse_errors)) > before + 100)
     assert snmp.device.running()["faces_pid"] == faces
     assert len(snmp.device.process.said()) - said < 2000
