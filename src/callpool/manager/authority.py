@@ -16,6 +16,7 @@ from callpool.manager.authority_alerts import (
     DISMISSABLE,
     EXPIRED,
     EXPIRING,
+    EventKind,
     clear_alert,
     event,
 )
@@ -338,7 +339,7 @@ def revoke_instance(change: Change, instance_id: str) -> Row:
     )
 
 
-def _off(change: Change, instance_id: str, state: str, kind: str, what: str) -> Row:
+def _off(change: Change, instance_id: str, state: str, kind: EventKind, what: str) -> Row:
     found = instance_by_id(change, instance_id)
     number = found["instance_id"]
     event(change, kind, f"{number} ({found['serial']}) {what}.", va=found["va_id"], instance=number)

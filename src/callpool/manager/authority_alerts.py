@@ -6,7 +6,7 @@ happened, when, by whom. Both are written in the change that caused them.
 
 from __future__ import annotations
 
-from typing import Final
+from typing import Final, Literal, get_args
 
 from callpool.manager.change import Change
 
@@ -40,6 +40,35 @@ KINDS: Final = (
     RESTORED,
 )
 
+#: What the event log tells of: every alert, and these.
+EventKind = Literal[
+    "insufficient_licenses",
+    "failed_to_connect",
+    "failed_to_renew",
+    "licenses_expiring",
+    "licenses_expired",
+    "duplicate_identity",
+    "authority_restored",
+    "account_added",
+    "virtual_account_added",
+    "token_made",
+    "token_revoked",
+    "licenses_added",
+    "licenses_moved",
+    "in_compliance",
+    "instance_registered",
+    "instance_replaced",
+    "instance_called",
+    "instance_moved",
+    "instance_removed",
+    "instance_deregistered",
+    "count_set",
+    "certificate_renewed",
+    "certificate_revoked",
+    "alert_dismissed",
+]
+EVENTS: Final[tuple[str, ...]] = get_args(EventKind)
+
 #: What a person does about each.
 _ACTIONS: Final = {
     INSUFFICIENT: "Buy licenses, move some here, or configure smaller counts.",
@@ -54,7 +83,7 @@ _ACTIONS: Final = {
 
 def raise_alert(
     change: Change,
-    kind: str,
+    kind: EventKind,
     about: str,
     message: str,
     *,
@@ -120,7 +149,7 @@ def clear_alert(change: Change, kind: str, about: str) -> bool:
 
 def event(
     change: Change,
-    kind: str,
+    kind: EventKind,
     message: str,
     *,
     account: int | None = None,

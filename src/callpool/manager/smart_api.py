@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping, Sequence
 from typing import Any, Final
 
 from litestar import delete, get, post
@@ -12,7 +12,7 @@ from litestar.response import Stream
 from callpool.licensing.errors import LicenseError
 from callpool.manager import authority, authority_views
 from callpool.manager.access import Access
-from callpool.manager.authority_alerts import KINDS
+from callpool.manager.authority_alerts import EVENTS, KINDS
 from callpool.manager.authority_csv import event_lines, heading
 from callpool.manager.authority_moves import move_instance as move
 from callpool.manager.core import Manager
@@ -260,8 +260,7 @@ async def move_instance(request: AnyRequest, name: str) -> Answer:
 async def show_alerts(request: AnyRequest) -> Answer:
     """List open alerts; `?all=1` with ended ones, `?kind=`."""
     filters = filters_of(request)
-    if filters.get("kind", KINDS[0]) not in KINDS:
-        raise LicenseError("bad_request", f"An alert's kind is one of {', '.join(KINDS)}.")
+    _check_kind(filters, "An alert", KINDS)
     return await show(request, lambda tx, now: {"alerts": authority_views.alerts(tx, filters)})
 
 
@@ -282,6 +281,7 @@ async def show_events(request: AnyRequest) -> Answer | Stream:
     filters = filters_of(request, *_PAGES)
     for name in ("since", "until"):
         _check_time(name, filters.get(name, "0"))
+    _check_kind(filters, "An event", EVENTS)
     limit, before = whole_of(request, "limit", None), whole_of(request, "before", None)
     accepted = request.headers.get("accept", "").partition(",")[0].partition(";")[0].strip()
     form = filters.get("format") or ("csv" if accepted == _CSV else "json")
@@ -332,6 +332,14 @@ async def _csv(
         if len(found) < size:
             return
         before = found[-1]["id"]
+
+
+def _check_kind(filters: Mapping[str, str], what: str, kinds: Sequence[str]) -> None:
+    kind = filters.get("kind", "")
+    if kind and kind not in kinds:
+        raise LicenseError(
+            "unknown_kind", f"{what}'s kind is one of {', '.join(kinds)}; not {kind[:40]!r}."
+        )
 
 
 def _check_time(name: str, text: str) -> None:

@@ -14,7 +14,7 @@ import typer
 from callpool.host.console import console, say
 from callpool.licensing.errors import LicenseError
 from callpool.manager.client import ManagerClient
-from callpool.manager.usage_tables import advice_table, course_table, tenants_table
+from callpool.manager.usage_tables import advice_table, course_tables, tenants_table, trends_table
 
 _UNITS: Final = {"m": 60.0, "h": 3600.0, "d": 86_400.0}
 
@@ -56,8 +56,10 @@ def show(value: dict[str, Any], *, with_course: bool) -> None:
     """Print the answers for people."""
     console.print(tenants_table(value))
     console.print(advice_table(value))
+    console.print(trends_table(value))
     if with_course:
-        console.print(course_table(value))
+        for table in course_tables(value):
+            console.print(table)
     for title, key in (("Who can spare?", "can_spare"), ("Who is short?", "is_short")):
         say(title)
         tenant = ""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any, Final
 
@@ -40,6 +40,7 @@ def _refusals(row: Mapping[str, Any]) -> str:
 
 
 def _table(title: str, heads: Sequence[str], rights: Sequence[str]) -> Table:
+    """Return an empty table: names are folded where the terminal is narrow, numbers are not."""
     table = Table(title=title, box=SIMPLE_HEAD, padding=(0, 1, 0, 0))
     for head in heads:
         table.add_column(head, overflow="fold")
@@ -53,7 +54,7 @@ def tenants_table(value: Mapping[str, Any]) -> Table:
     table = _table(
         "Tenants",
         ("Tenant", "License"),
-        ("Allocated", "Now", "Peak", "95 %", "Refused", "Trend"),
+        ("Allocated", "Now", "Peak", "95 %", "Refused", "Per day"),
     )
     for row in value["tenants"]:
         table.add_row(
@@ -61,51 +62,61 @@ def tenants_table(value: Mapping[str, Any]) -> Table:
             _unit(row["type"]),
             *(str(row[key]) for key in ("allocated", "now", "peak", "p95")),
             _refusals(row),
-            _going(row["trend"]),
+            "unknown" if row["trend"] is None else f"{row['trend']:+.1f}",
         )
+    table.caption = "Per day: the trend of the daily peak"
     return table
 
 
 def advice_table(value: Mapping[str, Any]) -> Table:
-    """Return each device with its trend."""
+    """Return what each device has and uses."""
     table = _table(
         "Devices",
         ("Device", "License"),
-        ("Allocated", "Local", "Now", "Peak", "95 %", "Refused", "Trend"),
+        ("Allocated", "Local", "Now", "Peak", "95 %", "Refused"),
     )
-    table.add_column(f"By {value['by']}", no_wrap=True)
-    lines = {(s["device"], s["type"]): [p["peak"] for p in s["points"]] for s in value["series"]}
     for row in value["devices"]:
         table.add_row(
             escape(row["device"]),
             _unit(row["type"]),
             *(str(row[key]) for key in ("allocated", "local", "now", "peak", "p95")),
             _refusals(row),
-            _going(row["trend"]),
-            sparkline(lines.get((row["device"], row["type"]), []), row["allocated"] + row["local"]),
         )
     table.caption = "Refused: true refusals (+ repeats of the same caller within 30 seconds)"
     return table
 
 
-def course_table(value: Mapping[str, Any]) -> Table:
-    """Return every point of the course."""
-    table = _table(
-        f"By {value['by']}",
-        ("From", "Device", "License"),
-        ("Peak", "Mean", "Cap", "Admitted", "Refused", "Minutes"),
-    )
+def trends_table(value: Mapping[str, Any]) -> Table:
+    """Return where each device's use goes; a full bar is all that it has."""
+    table = _table("Trends", ("Device", "License"), ("Trend",))
+    table.add_column(f"By {value['by']}", no_wrap=True)
+    lines = {(s["device"], s["type"]): [p["peak"] for p in s["points"]] for s in value["series"]}
+    for row in value["devices"]:
+        table.add_row(
+            escape(row["device"]),
+            _unit(row["type"]),
+            _going(row["trend"]),
+            sparkline(lines.get((row["device"], row["type"]), []), row["allocated"] + row["local"]),
+        )
+    return table
+
+
+def course_tables(value: Mapping[str, Any]) -> Iterator[Table]:
+    """Return every point of the course, a table for each device and license type."""
     for series in value["series"]:
+        table = _table(
+            f"{escape(series['device'])}, {_unit(series['type'])} by {value['by']}",
+            (),
+            ("From", "Peak", "Mean", "Cap", "Admitted", "Refused", "Minutes"),
+        )
         for point in series["points"]:
             at = datetime.fromtimestamp(point["at"], UTC)
             table.add_row(
                 at.strftime("%Y-%m-%d" if value["by"] == "day" else "%Y-%m-%d %H:%M"),
-                escape(series["device"]),
-                _unit(series["type"]),
                 str(point["peak"]),
                 f"{point['mean']:.1f}",
                 *(str(point[key]) for key in ("cap", "admitted")),
                 _refusals(point),
                 str(point["minutes"]),
             )
-    return table
+        yield table

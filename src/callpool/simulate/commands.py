@@ -13,7 +13,8 @@ from callpool.device.alarms import span
 from callpool.host.console import say
 from callpool.licensing.errors import LicenseError
 from callpool.simulate.plot import plot
-from callpool.simulate.script import MAX_SCRIPT, read_script
+from callpool.simulate.reading import MAX_SCRIPT
+from callpool.simulate.script import read_script
 from callpool.simulate.smart import Line, Simulation
 
 simulate_app = typer.Typer(no_args_is_help=True, help="Run the real rules on virtual time.")

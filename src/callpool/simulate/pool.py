@@ -20,6 +20,7 @@ from callpool.licensing.errors import CallpoolError, LicenseError
 from callpool.manager import inventory
 from callpool.simulate import pool_script as sc
 from callpool.simulate.pool_world import START, WITHOUT_END, Unit, World, make_world
+from callpool.simulate.reading import refused
 
 #: Digits of `at_seconds` behind the point.
 _DIGITS: Final = 3
@@ -287,7 +288,7 @@ class _in_script:
 
     def __exit__(self, _kind: object, error: BaseException | None, _trace: object) -> None:
         if isinstance(error, LicenseError):
-            raise sc.refused(self._place, error.sentence) from error
+            raise refused(self._place, error.sentence) from error
 
 
 def run_script(script: sc.PoolScript) -> Iterator[AnyLine]:

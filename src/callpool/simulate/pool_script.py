@@ -13,8 +13,7 @@ import msgspec
 from msgspec import UNSET, Meta, UnsetType
 
 from callpool.licensing.capacity import MAX_COUNT, POOL_TYPES
-from callpool.licensing.errors import LicenseError
-from callpool.simulate.script import MAX_DAYS, MAX_EVENTS, MAX_SCRIPT
+from callpool.simulate.reading import MAX_DAYS, MAX_EVENTS, read_strictly, refused
 
 #: Seconds in a day.
 DAY: Final = 86_400.0
@@ -159,22 +158,9 @@ class PoolScript(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
         return sorted(self.events, key=lambda event: event.at_seconds)
 
 
-def refused(place: str, reason: str) -> LicenseError:
-    """Return the error for a script that is refused at `place`."""
-    return LicenseError("bad_script", f"The script is refused at {place}: {reason}")
-
-
 def read_pool_script(raw: bytes) -> PoolScript:
     """Read a script; raises LicenseError `bad_script` with the place and the reason."""
-    if len(raw) > MAX_SCRIPT:
-        raise LicenseError("bad_script", f"The script is longer than {MAX_SCRIPT} bytes.")
-    try:
-        script = msgspec.json.decode(raw, type=PoolScript)
-    except msgspec.ValidationError as error:
-        what, _, place = str(error).partition(" - at ")
-        raise refused(place.strip("`") or "$", f"{what}.") from error
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
-        raise LicenseError("bad_script", f"The script is no JSON: {error}.") from error
+    script = read_strictly(raw, PoolScript)
     seen: set[str] = set()
     for index, device in enumerate(script.devices):
         if device.name in seen:

@@ -6,23 +6,16 @@ its place (`$.events[2].count`) and the reason.
 
 from __future__ import annotations
 
-import json
 from typing import Annotated, Final, Literal
 
 import msgspec
 
 from callpool.licensing.capacity import MAX_COUNT
 from callpool.licensing.compliance import COUNT_STEP
-from callpool.licensing.errors import LicenseError
+from callpool.simulate.reading import MAX_DAYS, MAX_EVENTS, read_strictly, refused
 
-#: The longest simulation, in days: a hundred years.
-MAX_DAYS: Final = 36525.0
 #: The furthest that a script may set the wall clock, in seconds: fifty years.
 MAX_JUMP: Final = 50 * 365 * 86400.0
-#: The most events in a script.
-MAX_EVENTS: Final = 100_000
-#: The longest script, in bytes.
-MAX_SCRIPT: Final = 16 * 1024 * 1024
 
 Days = Annotated[float, msgspec.Meta(ge=0, le=MAX_DAYS)]
 Configured = Annotated[int, msgspec.Meta(ge=0, le=MAX_COUNT, multiple_of=COUNT_STEP)]
@@ -131,34 +124,11 @@ class Script(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
 
 def read_script(raw: bytes) -> Script:
     """Read a script; raises LicenseError `bad_script` with the place and the reason."""
-    if len(raw) > MAX_SCRIPT:
-        raise LicenseError("bad_script", f"The script is longer than {MAX_SCRIPT} bytes.")
-    try:
-        script = msgspec.json.decode(raw, type=Script)
-    except msgspec.ValidationError as error:
-        what, _, place = str(error).partition(" - at ")
-        where = place.strip("`") or "$"
-        raise LicenseError("bad_script", f"The script is refused at {where}: {what}.") from error
-    except msgspec.DecodeError as error:
-        raise LicenseError(
-            "bad_script", f"The script is no JSON{_position(raw)}: {error}."
-        ) from error
+    script = read_strictly(raw, Script)
     for index, event in enumerate(script.events):
         if event.at_days > script.until_days:
-            raise LicenseError(
-                "bad_script",
-                f"The script is refused at $.events[{index}].at_days: {event.at_days:g} is after "
-                f"until_days, {script.until_days:g}.",
+            raise refused(
+                f"$.events[{index}].at_days",
+                f"{event.at_days:g} is after until_days, {script.until_days:g}.",
             )
     return script
-
-
-def _position(raw: bytes) -> str:
-    """Return where JSON stops being JSON, for people; empty where that cannot be told."""
-    try:
-        json.loads(raw)
-    except json.JSONDecodeError as error:
-        return f" at line {error.lineno}, column {error.colno}"
-    except (ValueError, RecursionError):
-        return ""
-    return ""

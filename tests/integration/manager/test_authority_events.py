@@ -83,6 +83,8 @@ def test_a_filter_that_cannot_be_is_refused_by_name(manager: Running) -> None:
         ("format=xlsx", "bad_request"),
         ("account=nobody", "unknown_account"),
         ("account=acme&virtual_account=moon", "unknown_virtual_account"),
+        ("kind=count_sett", "unknown_kind"),
+        ("kind=nothing&format=csv", "unknown_kind"),
     ):
         reply = manager.http.get(f"/api/v1/smart/events?{query}")
         assert (reply.json()["code"], reply.status_code // 100) == (code, 4), query
@@ -106,6 +108,8 @@ def test_the_command_prints_csv_and_understands_days(manager: Running) -> None:
     for words, code in (
         (("events", "--since", "soon"), "bad_date"),
         (("events", "--csv", "--account", "x"), "unknown_account"),
+        (("events", "--kind", "count_sett"), "unknown_kind"),
+        (("alerts", "--kind", "count_set"), "unknown_kind"),
         (("move", "SP-1", "--to", "lab"), "unknown_instance"),
     ):
         status, _, error = typed(*words)

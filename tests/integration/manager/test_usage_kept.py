@@ -56,7 +56,7 @@ def unit(made: Running, name: str = "a", **more: Any) -> Device:
 def test_a_minute_that_comes_twice_is_counted_once(tmp_path: Path) -> None:
     with manager(tmp_path) as (site, made):
         device = unit(made)
-        start = aligned(now_of(made) - 2 * DAY, DAY) + 9 * HOUR
+        start = aligned(now_of(made) - DAY, DAY) + 9 * HOUR  # its minutes are kept, at any hour
         first = device.request(usage=minutes(start, 3, 5, 4, refused=1))
         envelope = sign(device.key, CONTACT, first)
         reply = device.send(first)
@@ -129,6 +129,8 @@ def test_the_operator_learns_who_can_spare_and_who_is_short(tmp_path: Path) -> N
             # An hour of minutes and two of quiet, so that there is enough to judge by.
             calm.contact(usage=minutes(start, *[100 + 10 * back] * 60, *[5] * 90, cap=250))
             busy.contact(usage=minutes(start, *[10] * 150, refused=1 if back in (2, 4) else 0))
+        # Who was heard of a day ago only is not judged, and yesterday's ten o'clock may be longer.
+        calm.contact(usage=minutes(aligned(now_of(made), 60) - 600, 6, cap=250))
         value = made.call("GET", "/usage/advice?tenant=north", status=200)
         (spare,) = value["can_spare"]
         assert (spare["device"], spare["type"], spare["spare"]) == ("calm", "sbc_sessions", 74)
