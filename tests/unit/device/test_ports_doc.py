@@ -12,8 +12,8 @@ from callpool.host.snmp.settings import DEFAULT_LISTEN as SNMP
 from callpool.manager.settings import Settings
 
 DOC = Path(__file__).parents[3] / "docs" / "operations.md"
-#: The port that traps are received on, by the standard; nothing of ours listens there.
-RECEIVER = 162
+#: Where traps and syslog are received, by the standards; nothing of ours listens there.
+RECEIVERS = {162, 514, 601, 6514}
 
 
 def test_every_default_port_is_in_the_table_and_no_other() -> None:
@@ -22,4 +22,4 @@ def test_every_default_port_is_in_the_table_and_no_other() -> None:
         int(address.rpartition(":")[2])
         for address in (Settings().listen, DEFAULT_PAGES, DEFAULT_SSH, SNMP, *SIP)
     }
-    assert told == listened | {RECEIVER}
+    assert told == listened | RECEIVERS
