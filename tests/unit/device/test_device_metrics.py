@@ -89,7 +89,8 @@ async def test_smart_licensing_is_told_of_by_its_state(tmp_path: Path) -> None:
 async def test_a_scrape_needs_the_token_and_tells_when_the_core_is_away(tmp_path: Path) -> None:
     reader = OneReading(*await told(tmp_path))
     file = tmp_path / "metrics.token"
-    async with AsyncTestClient(make_app(reader, tmp_path, metrics_token=file)) as client:
+    app = make_app(reader, tmp_path, control=tmp_path / "none", serial="S1", metrics_token=file)
+    async with AsyncTestClient(app) as client:
         reply = await client.get("/metrics", headers={"authorization": "Bearer "})
         assert (reply.status_code, reply.json()["code"]) == (401, "metrics_off")
         token = make_token(file)
