@@ -18,6 +18,7 @@ PARTS: Final = {
     "vendor": ("callpool.vendor.commands", "vendor_app"),
     "manager": ("callpool.manager.commands", "manager_app"),
     "pool": ("callpool.manager.pool_commands", "pool_app"),
+    "alarms": ("callpool.manager.alarm_commands", "alarms_app"),
     "smart": ("callpool.manager.smart_commands", "smart_app"),
     "device": ("callpool.device.commands", "device_app"),
     "lab": ("callpool.lab.commands", "lab_app"),

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import secrets
+from collections.abc import Callable
 from pathlib import Path
 from typing import Final
 
@@ -45,10 +47,13 @@ class AlarmBook:
     def __init__(self, file: Path, core: Core) -> None:
         """Keep the log of `core` in `file`; `start` reads it."""
         self._file, self._core = file, core
-        self._log = AlarmLog()
+        self._log = AlarmLog(log=secrets.token_hex(8))
+        self._written = self._log
         self._unsaved = False
         self._started = 0.0
         self._began = 0.0
+        #: Called after an event, in the loop that looks.
+        self.on_event: Callable[[], None] = lambda: None
 
     async def start(self) -> None:
         """Read the log; one that cannot be read is begun anew, and the journal says so."""
@@ -56,7 +61,10 @@ class AlarmBook:
         self._started, self._began = self._core.time(now), now.boottime
         try:
             raw = await asyncio.to_thread(self._file.read_bytes)
-            self._log = msgspec.json.decode(raw, type=AlarmLog)
+            read = msgspec.json.decode(raw, type=AlarmLog)
+            # The log of a release that gave it no name gets one; it is kept with the next event.
+            self._log = msgspec.structs.replace(read, log=read.log or self._log.log)
+            self._written = self._log
         except FileNotFoundError:
             return
         except (OSError, msgspec.DecodeError) as error:
@@ -86,6 +94,9 @@ class AlarmBook:
             if not self._unsaved:
                 core.note("alarms_not_saved", text=str(error))
             self._unsaved = True
+        self._written = self._log
+        if told:
+            self.on_event()
 
     def _watch_use(self) -> None:
         core = self._core
@@ -97,6 +108,11 @@ class AlarmBook:
                 core.fault(code, f"{used.get(kind)} of {cap} are in use.")
             else:
                 core.clear(code)
+
+    @property
+    def log(self) -> AlarmLog:
+        """The log as it was last written: no number is told that a crash could give again."""
+        return self._written
 
     def report(self, *, after: int | None = None) -> AlarmReport:
         """Return what is active, and with `after` the history beyond that number."""

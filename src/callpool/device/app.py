@@ -129,6 +129,8 @@ class Device:
         self.alarms = AlarmBook(self.layout.alarms, self.core)
         self.config = ConfigBook(self.layout.config, self.core.note)
         self.agent.on_reset = self.config.forget
+        self.agent.contacts.alarms.read = lambda: self.alarms.log
+        self.alarms.on_event = self.agent.nudge
         self.control = Control(self.layout.control, self._commands())
         self.faces = Faces(self.layout.root, self.core)
         # A process of its own: key exchanges of a flood must not hold up pages and SNMP either.

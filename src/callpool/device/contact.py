@@ -26,6 +26,7 @@ from callpool.wire.messages import (
     CONTACT_PATH,
     ENROL_PATH,
     MANAGED,
+    AlarmsMessage,
     ContactReply,
     ContactRequest,
     EnrolReply,
@@ -52,6 +53,7 @@ def contact_request(
     minutes: tuple[UsageMinute, ...] = (),
     usage: Usage,
     alarms: tuple[Alarm, ...],
+    alarm_log: AlarmsMessage | None = None,
     mode: str,
 ) -> Pending:
     """Sign a contact at `now`, trusted `time`; `actual` is what is enforced.
@@ -80,6 +82,7 @@ def contact_request(
         actual=actual.to_dict(),
         restart_done=pool.restart_done,
         alarms=tuple(a.code for a in alarms),
+        alarm_log=alarm_log,
         software=SOFTWARE,
         mode=mode,
     )

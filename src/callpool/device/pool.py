@@ -15,6 +15,7 @@ from typing import Final
 
 from callpool.device import alarms as al
 from callpool.device.active import active_alarms
+from callpool.device.alarm_feed import AlarmFeed
 from callpool.device.contact import enrol_request, repeatable, take, version
 from callpool.device.core import Core
 from callpool.device.errors import DeviceError, LinkError
@@ -66,6 +67,8 @@ class Contacts:
         #: The ID key that requests are signed with.
         self.identity = identity
         self._usage = UsageLog(layout.usage)
+        #: What the manager is told of the alarm log.
+        self.alarms = AlarmFeed()
         self._hints = HintStream(link, HINTS_PATH, request=self._listening, heard=self._heard)
         self._exchange = Exchange(post, "The manager")
         self._fresh()
@@ -73,6 +76,7 @@ class Contacts:
     def _fresh(self) -> None:
         """Know of no contact yet."""
         self._schedule = Schedule()
+        self.alarms.forget()
         self._again = ""
         self._enrol_wait = ENROL_BACKOFF[0]
         #: The last good contact since the start: what the manager knows.
@@ -113,7 +117,19 @@ class Contacts:
             waits.append(self.next_contact_seconds)
         if self._draining(self._core.now()):
             waits.append(DRAIN_LOOK)
+        if not self.busy:
+            waits.append(self._alarms_due())
         return min(waits)
+
+    def _alarms_due(self) -> float:
+        """Return the seconds until an alarm asks for a contact; a manager that is lost is not.
+
+        What is due by the schedule tells the alarms as well.
+        """
+        core = self._core
+        if {al.CONTACT_LOST, al.NOT_ENROLLED} & core.faults.keys() or not self.possible:
+            return math.inf
+        return self.alarms.due(core.now().boottime)
 
     def _outdated(self) -> bool:
         """Tell whether what is held or enforced has changed since the last good contact."""
@@ -175,6 +191,8 @@ class Contacts:
         self._sample(now)
         if al.CONTACT_LOST not in core.faults and self._outdated():
             self.want("confirm")  # the manager may free what shrank
+        if not self.busy and self._alarms_due() <= 0.0:
+            self.want("alarm")
         if self._draining(now):
             used = self._remote_in_use(in_use(core.gate.usage()), now)
             if used != self._reported() and used <= self._reported():
@@ -267,6 +285,7 @@ class Contacts:
             reason=self._schedule.reason,
             minutes=self._usage.due(core.time(now)),
             alarms=active_alarms(core, now),
+            alarm_log=self.alarms.message(now.boottime),
         )
 
     def _enrolling_identity(self) -> SigningKey:
@@ -321,6 +340,8 @@ class Contacts:
         if len(self._usage.due(core.time(now))) >= PER_CONTACT:
             # More than one contact holds.
             self.want("usage")
+        if self.alarms.taken(reply.alarms_taken):
+            self.want("alarm")
         granted = reply.grant.version if reply.grant else 0
         if pending.reason != "usage":
             core.note("contact", cause=pending.reason, status=reply.status, grant=granted)

@@ -26,7 +26,7 @@ from callpool.device.status import (
 from callpool.licensing.capacity import SBC_SESSIONS
 from callpool.licensing.smart_events import Moment
 from callpool.wire.keys import SigningKey
-from callpool.wire.messages import MANAGED, UsageMinute
+from callpool.wire.messages import MANAGED, AlarmsMessage, UsageMinute
 
 
 def report(
@@ -113,6 +113,7 @@ def contact_now(
     reason: str,
     minutes: tuple[UsageMinute, ...] = (),
     alarms: tuple[Alarm, ...] = (),
+    alarm_log: AlarmsMessage | None = None,
 ) -> Pending:
     """Sign a contact that says how the device is now; as `contact_request`."""
     now = core.now()
@@ -128,5 +129,6 @@ def contact_now(
         minutes=minutes,
         usage=core.gate.usage(),
         alarms=alarms,
+        alarm_log=alarm_log,
         mode=mode(core),
     )

@@ -8,12 +8,12 @@ Every table is bounded: active alarms by the number of definitions, the history 
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Final
 
 import msgspec
 
-from callpool.licensing.alarm_table import DEFINITIONS, Severity
+from callpool.licensing.alarm_table import DEFINITIONS, Definition, Severity
 
 #: Events kept in the history (the vendor's default).
 HISTORY: Final = 500
@@ -23,8 +23,6 @@ LAST: Final = 4_294_967_295
 #: Shares of a license in use: the alarm is raised at the first, cleared at the second.
 RAISE_AT: Final = 0.95
 CLEAR_AT: Final = 0.80
-
-_ORDER: Final = {code: index for index, code in enumerate(DEFINITIONS)}
 
 
 class Event(msgspec.Struct, frozen=True, kw_only=True):
@@ -51,6 +49,8 @@ class Event(msgspec.Struct, frozen=True, kw_only=True):
 class AlarmLog(msgspec.Struct, frozen=True, kw_only=True):
     """Active alarms and history; as JSON it is what survives a restart."""
 
+    #: Which log this is: one that is begun anew has another name. Empty before it has one.
+    log: str = ""
     #: The number of the last event, 0 before the first.
     sequence: int = 0
     #: The last event of each alarm that is active, in order of sequence.
@@ -59,31 +59,35 @@ class AlarmLog(msgspec.Struct, frozen=True, kw_only=True):
     history: tuple[Event, ...] = ()
 
     def observe(
-        self, found: Iterable[tuple[str, str]], at: float
+        self,
+        found: Iterable[tuple[str, str]],
+        at: float,
+        table: Mapping[str, Definition] = DEFINITIONS,
     ) -> tuple[AlarmLog, tuple[Event, ...]]:
         """Return the log after seeing all conditions of now, and what is to be told.
 
         `found` holds (code, sentence) of every condition; `at` is wall time. A code that is not
-        defined raises KeyError: it is a defect, not an input.
+        in `table` raises KeyError: it is a defect, not an input.
         """
+        order = {code: index for index, code in enumerate(table)}
         behind: dict[str, list[tuple[str, str]]] = {}
         for code, text in found:
-            behind.setdefault(DEFINITIONS[code].oid, []).append((code, text))
+            behind.setdefault(table[code].oid, []).append((code, text))
         for conditions in behind.values():
-            conditions.sort(key=lambda c: (-DEFINITIONS[c[0]].severity, _ORDER[c[0]]))
+            conditions.sort(key=lambda c: (-table[c[0]].severity, order[c[0]]))
         held = {event.oid: event for event in self.active}
         told: list[Event] = []
         for oid, conditions in behind.items():
             code, text = conditions[0]
             before = held.get(oid)
-            if before is not None and not _is_new(before, code, text):
+            if before is not None and not _is_new(before, code, text, table):
                 continue
             told.append(
                 self._event(
                     len(told),
                     at=at,
                     oid=oid,
-                    severity=DEFINITIONS[code].severity,
+                    severity=table[code].severity,
                     codes=tuple(c for c, _ in conditions),
                     text=text,
                 )
@@ -106,6 +110,7 @@ class AlarmLog(msgspec.Struct, frozen=True, kw_only=True):
         active = [e for e in held.values() if e.severity is not Severity.CLEARED]
         return (
             AlarmLog(
+                log=self.log,
                 sequence=told[-1].sequence,
                 active=tuple(sorted(active, key=lambda e: e.sequence)),
                 history=(*self.history, *told)[-HISTORY:],
@@ -125,8 +130,8 @@ class AlarmLog(msgspec.Struct, frozen=True, kw_only=True):
         return any(code in event.codes for event in self.active)
 
 
-def _is_new(before: Event, code: str, text: str) -> bool:
-    return before.code != code or (DEFINITIONS[code].retold and before.text != text)
+def _is_new(before: Event, code: str, text: str, table: Mapping[str, Definition]) -> bool:
+    return before.code != code or (table[code].retold and before.text != text)
 
 
 def nearly_used(used: int, cap: int, *, was: bool) -> bool:

@@ -8,6 +8,7 @@ import logging
 import signal
 import socket
 import sys
+import time
 from collections.abc import AsyncIterator
 from typing import Any, Final
 
@@ -19,6 +20,7 @@ from litestar.exceptions import HTTPException
 from callpool.host.console import say
 from callpool.licensing.errors import CallpoolError
 from callpool.manager import (
+    alarms_api,
     authority_api,
     bulk_api,
     device_api,
@@ -31,11 +33,15 @@ from callpool.manager import (
 from callpool.manager.access import Access
 from callpool.manager.core import Manager
 from callpool.manager.hints import Hub
+from callpool.manager.keeper import alarm_process
+from callpool.manager.own_alarms import OwnAlarms
 from callpool.manager.settings import split_listen
 from callpool.manager.web import in_thread, refuse, refuse_bug, refuse_http
 
 #: Real seconds between two looks at what the clock brings.
 _SWEEP: Final = 0.5
+#: Real seconds between two looks at what is wrong.
+_LOOK: Final = 1.0
 
 _log = logging.getLogger(__name__)
 
@@ -46,13 +52,17 @@ def build(manager: Manager, port: int) -> Litestar:
     @contextlib.asynccontextmanager
     async def running(app: Litestar) -> AsyncIterator[None]:
         app.state.hub = Hub(manager)
-        sweeper = asyncio.create_task(_sweep(manager))
+        beside = [
+            asyncio.create_task(_sweep(manager)),
+            asyncio.create_task(_look(manager)),
+            asyncio.create_task(alarm_process(manager.layout)),
+        ]
         try:
             yield
         finally:
-            sweeper.cancel()
-            with contextlib.suppress(asyncio.CancelledError):
-                await sweeper
+            for task in beside:
+                task.cancel()
+            await asyncio.gather(*beside, return_exceptions=True)
             await app.state.hub.stop()
 
     handlers: dict[Any, Any] = {
@@ -70,6 +80,7 @@ def build(manager: Manager, port: int) -> Litestar:
             *usage_api.HANDLERS,
             *bulk_api.HANDLERS,
             *metrics.HANDLERS,
+            *alarms_api.HANDLERS,
         ],
         lifespan=[running],
         state=State(
@@ -93,6 +104,17 @@ async def _sweep(manager: Manager) -> None:
         except CallpoolError as error:
             _log.warning("%s", error.sentence)
         await asyncio.sleep(_SWEEP)
+
+
+async def _look(manager: Manager) -> None:
+    """Look at what is wrong again and again: the manager's own alarms."""
+    own = OwnAlarms(manager)
+    while True:
+        try:
+            await in_thread(lambda: own.look(time.monotonic()))
+        except CallpoolError as error:
+            _log.warning("%s", error.sentence)
+        await asyncio.sleep(_LOOK)
 
 
 class Server(uvicorn.Server):

@@ -14,10 +14,14 @@ from callpool.manager import inventory
 from callpool.manager.core import FIRST_OPERATOR, Manager
 from callpool.manager.restore import accept
 from callpool.manager.settings import Layout, Settings, load, save, split_listen
+from callpool.manager.snmp_commands import station_app, syslog_app
 from callpool.wire.keys import PublicKey
 from callpool.wire.tokens import join
 
 manager_app = typer.Typer(no_args_is_help=True, help="Run the license pool's manager.")
+
+manager_app.add_typer(station_app, name="snmp")
+manager_app.add_typer(syslog_app, name="syslog")
 
 Directory = Annotated[Path, typer.Option("--dir", help="The manager's directory.")]
 #: Who a change is journalled under when it is made on the manager's own machine.

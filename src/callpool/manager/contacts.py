@@ -20,6 +20,7 @@ import msgspec
 from callpool.licensing.errors import TrustError
 from callpool.licensing.instant import SKEW_REFUSED, SKEW_REPORTED
 from callpool.manager import queue
+from callpool.manager.alarm_report import take_report
 from callpool.manager.change import Change
 from callpool.manager.identity import Identity
 from callpool.manager.ledger import (
@@ -142,12 +143,14 @@ def contact(
         note_reset(change, unit)
     settle_unit(change, unit)
     device = device_by_id(change, unit["device_id"])
+    listed = unit["state"] == ACTIVE and device["removed_at"] is None
+    alarms_taken = take_report(change, unit, request.alarm_log) if listed else None
     regrant(change, device)
     unit = unit_by_serial(change, request.serial)
     assert unit is not None  # as above
     if is_reset(unit):
         settle_unit(change, unit)  # nothing is granted to it any more
-    return Answer(reply=_reply(change, unit, device, request, identity, settings))
+    return Answer(reply=_reply(change, unit, device, request, identity, settings, alarms_taken))
 
 
 def _locked(code: str, serial: str) -> TrustError:
@@ -160,7 +163,7 @@ def _locked(code: str, serial: str) -> TrustError:
 
 def _take_report(change: Change, unit: Row, request: ContactRequest, *, current: bool) -> Row:
     """Keep the report; the current contact value proves that the last reply arrived."""
-    kept = msgspec.structs.replace(request, contact="", nonce="", usage=())
+    kept = msgspec.structs.replace(request, contact="", nonce="", usage=(), alarm_log=None)
     change.tx.run(
         "UPDATE unit SET report = :report, last_contact = :now, hint_seen = hint_seq,"
         " floor_version = CASE WHEN :current THEN max(floor_version, sent_version)"
@@ -205,6 +208,7 @@ def _reply(
     request: ContactRequest,
     identity: Identity,
     settings: Settings,
+    alarms_taken: int | None,
 ) -> str:
     listed = unit["state"] == ACTIVE and device["removed_at"] is None
     managed = listed and device["mode"] == FIXED and not is_reset(unit)
@@ -271,6 +275,7 @@ def _reply(
         retry_later_after=settings.retry_later_after,
         restart=restart,
         usage_seconds=settings.usage_seconds if listed else 0.0,
+        alarms_taken=alarms_taken,
         key_set=book.envelope if unit["keys_known"] < book.serial else "",
         waiting=tuple(
             WaitingMessage(type=name, count=count, sentence=asked.why.get(name, ""))

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import secrets
 from collections.abc import Callable
-from pathlib import Path
 from typing import Final, TypeVar
 
 import msgspec
@@ -57,10 +56,10 @@ class Manager:
         self.identity = Identity(layout)
         self.database = Database(layout.database)
         self.database.migrate()
-        journal = (
-            Path(self.settings.grant_journal) if self.settings.grant_journal else layout.grants
-        )
-        self.grants = Grants(self.database, GrantJournal(journal))
+        journal = GrantJournal(layout.grant_journal(self.settings))
+        self.grants = Grants(self.database, journal)
+        #: Why the grant journal could not be written last, empty while it can.
+        self.journal_trouble = ""
         #: Called after a change that some unit has to pull; set by the hints' hub.
         self.on_hint: Callable[[], None] = lambda: None
 
@@ -140,7 +139,12 @@ class Manager:
             raise LicenseError(
                 "pool_exceeded", "The database refused the change: it would oversell the pool."
             ) from error
-        self.grants.written(*written)
+        try:
+            self.grants.written(*written)
+        except CallpoolError as error:
+            self.journal_trouble = error.sentence
+            raise
+        self.journal_trouble = ""
         if made is not None and made.hinted:
             self.on_hint()
         return result

@@ -4,6 +4,9 @@ manager.json        configuration (this module)
 manager.db          the database
 grants/journal      the grant journal, unless manager.json names another file
 admin.password      the first operator's password, mode 0600
+snmp.json           SNMP in and out, and whom alarms are forwarded to (mode 0600)
+syslog.json         the syslog targets of alarms
+alarms.state.json   what the alarm process must remember, and what it counts
 identity/           anchor, signing keys, certificate authority, TLS certificate
 """
 
@@ -116,6 +119,13 @@ class Layout:
         self.ca = self.identity / "ca.pem"
         self.certificate = self.identity / "tls.pem"
         self.certificate_key = self.identity / "tls-key.pem"
+        self.snmp = directory / "snmp.json"
+        self.syslog = directory / "syslog.json"
+        self.alarm_state = directory / "alarms.state.json"
+
+    def grant_journal(self, settings: Settings) -> Path:
+        """Return the grant journal's file."""
+        return Path(settings.grant_journal) if settings.grant_journal else self.grants
 
 
 def save(layout: Layout, settings: Settings) -> None:

@@ -55,6 +55,7 @@ _STATUS: Final = {
     "unknown_virtual_account": 404,
     "unknown_instance": 404,
     "unknown_alert": 404,
+    "unknown_alarm": 404,
     "unknown_entitlement": 400,
     "account_needed": 400,
     "above_maximum": 400,

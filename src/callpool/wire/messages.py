@@ -136,6 +136,32 @@ class UsageMinute(msgspec.Struct, frozen=True, kw_only=True):
 Number: TypeAlias = Annotated[int, msgspec.Meta(ge=0, le=2**53)]
 
 
+class AlarmMessage(msgspec.Struct, frozen=True, kw_only=True):
+    """`licensing.alarms.Event` on the wire."""
+
+    sequence: Number
+    #: The device's trusted time, seconds since 1970.
+    at: float
+    oid: str
+    #: As the traps number it.
+    severity: Number
+    codes: tuple[str, ...]
+    text: str
+
+
+class AlarmsMessage(msgspec.Struct, frozen=True, kw_only=True):
+    """A device's alarm log, as far as its manager has not taken it."""
+
+    #: Which log: one that was begun anew has another name.
+    log: str
+    #: The number of the last event, 0 before the first.
+    sequence: Number
+    #: The last event of every alarm that is active.
+    active: tuple[AlarmMessage, ...] = ()
+    #: Events beyond what the manager has said it has taken, the oldest first.
+    events: tuple[AlarmMessage, ...] = ()
+
+
 class ContactRequest(Message, frozen=True, kw_only=True):
     """One contact: what the device is, has and does."""
 
@@ -176,6 +202,8 @@ class ContactRequest(Message, frozen=True, kw_only=True):
     usage: tuple[UsageMinute, ...] = ()
     #: The managed mode that is on: MODE_NONE, MODE_FIXED or MODE_SMART; empty where not told.
     mode: str = ""
+    #: The alarm log; None where there is none to tell.
+    alarm_log: AlarmsMessage | None = None
 
 
 class SliceMessage(msgspec.Struct, frozen=True, kw_only=True):
@@ -276,6 +304,9 @@ class ContactReply(Message, frozen=True, kw_only=True):
     waiting: tuple[WaitingMessage, ...] = ()
     #: Seconds until the device reports its use unasked; 0 for never.
     usage_seconds: float = 0.0
+    #: The number of the last event that the manager has taken of the log in the request; None
+    #: where the request told none, or the manager takes none.
+    alarms_taken: int | None = None
     #: The key set in its own envelope, where the device may hold an older one.
     key_set: str = ""
 

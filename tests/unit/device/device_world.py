@@ -204,6 +204,8 @@ class WireManager:
         self.requests: list[ContactRequest] = []
         self.envelopes: list[str] = []
         self.refuse: tuple[str, int] | None = None
+        #: Whether it takes the devices' alarms, as managers of old do not.
+        self.takes_alarms = False
 
     @property
     def token(self) -> str:
@@ -271,7 +273,9 @@ class WireManager:
         assert request.contact == self.contact, "the device lost its contact value"
         self.requests.append(request)
         self.contact = secrets.token_urlsafe(8)
-        reply = sign(self.key, REPLY, self.reply(request.nonce))
+        log = request.alarm_log if self.takes_alarms else None
+        taken = None if log is None else max((e.sequence for e in log.events), default=0)
+        reply = sign(self.key, REPLY, self.reply(request.nonce, alarms_taken=taken))
         self.last = (envelope, reply)
         return reply
 

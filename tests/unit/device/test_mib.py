@@ -16,7 +16,8 @@ from callpool.device.faces.snmp.tree import (
 )
 from callpool.host.snmp.notify import GLOBALS, RESETTING, STARTED
 from callpool.host.snmp.values import Oid
-from callpool.licensing.alarm_table import ALARM_NAMES, DEFINITIONS
+from callpool.licensing.alarm_table import ALARM_NAMES
+from callpool.licensing.manager_alarm_table import ALL_DEFINITIONS, MANAGER_ALARM_NAMES
 
 MIB = Path(__file__).parents[3] / "packaging" / "mibs" / "CALLPOOL-MIB.txt"
 
@@ -43,11 +44,12 @@ def nodes() -> dict[Oid, tuple[str, str]]:
 
 def test_every_notification_that_is_sent_is_in_the_mib_and_no_other() -> None:
     told = {n: name for n, (name, macro) in nodes().items() if macro == "NOTIFICATION-TYPE"}
-    sent = {d.oid for d in DEFINITIONS.values()} | {STARTED, RESETTING}
+    sent = {d.oid for d in ALL_DEFINITIONS.values()} | {STARTED, RESETTING}
     assert {".".join(map(str, n)) for n in told} == sent
     by_oid = {".".join(map(str, n)): name for n, name in told.items()}
     events = (STARTED, RESETTING)
-    assert {oid: name for oid, name in by_oid.items() if oid not in events} == ALARM_NAMES
+    named = {oid: name for oid, name in by_oid.items() if oid not in events}
+    assert named == {**ALARM_NAMES, **MANAGER_ALARM_NAMES}
 
 
 def test_every_object_that_is_served_is_in_the_mib_and_no_other() -> None:

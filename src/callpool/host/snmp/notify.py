@@ -14,8 +14,9 @@ from typing import Any, Final
 from pysnmp.proto.rfc1902 import Integer32, ObjectIdentifier, TimeTicks
 
 from callpool.host.snmp.values import VENDOR, Oid, Value, date_and_time, text
+from callpool.licensing.alarm_feed import Heard
 from callpool.licensing.alarm_table import VENDOR_TRAPS, EventType, Severity
-from callpool.licensing.alarm_words import SOURCE, described, unique_number
+from callpool.licensing.alarm_words import LAST_UNIQUE, SOURCE, described, unique_number
 from callpool.licensing.alarms import HISTORY, Event
 
 SYS_UPTIME: Final[Oid] = (1, 3, 6, 1, 2, 1, 1, 3, 0)
@@ -28,6 +29,7 @@ STARTED: Final = f"{VENDOR_TRAPS}.4"
 RESETTING: Final = f"{VENDOR_TRAPS}.5"
 #: acBoardTrapGlobals.
 GLOBALS: Final[Oid] = (*VENDOR, 9, 10, 1, 21, 1)
+
 #: Shortest and longest wait in seconds before an inform that was not answered is sent again;
 #: the library itself repeats it before that.
 RETRY: Final = (1.0, 60.0)
@@ -97,14 +99,38 @@ def _event(
     )
 
 
+def forwarded(
+    heard: Heard, *, uptime: int, unique: int, serial: str, device: tuple[str, str, str]
+) -> VarBinds:
+    """Return an alarm of a device as the manager forwards it.
+
+    `unique` is the manager's own count, `device` its name, info and description.
+    """
+    return _with_globals(
+        heard.oid,
+        uptime=uptime,
+        at=heard.at,
+        short=heard.short,
+        severity=heard.severity,
+        unique=unique % (LAST_UNIQUE + 1),
+        kind=heard.event_type,
+        cause=heard.cause,
+        info=heard.info,
+        serial=serial,
+        source=heard.about,
+        device=device,
+    )
+
+
 def _with_globals(
     oid: str, *, uptime: int, at: float, short: str, severity: Severity, unique: int,
     kind: EventType, cause: int, info: tuple[str, str, str], serial: str,
+    source: str = SOURCE, device: tuple[str, str, str] = ("", "", ""),
 ) -> VarBinds:  # fmt: skip
     values = (
         Integer32(name_number(oid)),
         text(short, 200),
-        text(SOURCE, 100),
+        text(source, 100),
         Integer32(int(severity)),
         Integer32(unique),
         Integer32(int(kind)),
@@ -112,9 +138,9 @@ def _with_globals(
         *(text(i, 100) for i in info),
         date_and_time(at),
         Integer32(int(severity)),
-        text(""),  # DeviceName, DeviceInfo, DeviceDescription: the manager fills them in
-        text(""),
-        text(""),
+        # DeviceName, DeviceInfo, DeviceDescription: a device sends them empty, the manager
+        # fills them in.
+        *(text(d, 100) for d in device),
         text(serial),
     )
     return [

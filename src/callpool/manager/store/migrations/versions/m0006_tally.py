@@ -1,6 +1,6 @@
 """Tallies: what the metrics tell of all units, kept by triggers, so that a scrape reads few rows.
 
-Revision ID: 0006_tally
+Revision ID: 0006
 """
 
 from collections.abc import Sequence
@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import sqlalchemy as sa
 from alembic import op
 
-revision: str = "0006_tally"
+revision: str = "0006"
 down_revision: str | None = "0005"
 branch_labels: str | Sequence[str] | None = None
 depends_on: str | Sequence[str] | None = None

@@ -1,0 +1,173 @@
+"""What operators see of alarms, as plain values for JSON."""
+
+from __future__ import annotations
+
+from typing import Any, Final
+
+import msgspec
+
+from callpool.licensing.alarm_table import Severity
+from callpool.licensing.alarm_words import name_of
+from callpool.licensing.errors import LicenseError
+from callpool.licensing.manager_alarm_table import ALL_DEFINITIONS
+from callpool.manager.store.database import Row, Tx
+
+#: Entries of one answer, unless asked otherwise, and at most.
+PAGE: Final = 100
+MOST: Final = 1_000
+#: A number behind every other.
+_END: Final = 2**53
+
+
+class AlarmQuery(msgspec.Struct, frozen=True, kw_only=True):
+    """What is asked for; empty: any."""
+
+    device: str = ""
+    tenant: str = ""
+    #: From this severity on.
+    severity: Severity = Severity.CLEARED
+    #: Events from this time on, seconds since 1970.
+    since: float = 0.0
+    #: Only what is expected, or what is not; None: both.
+    expected: bool | None = None
+    #: Only what is acknowledged, or what is not; None: both.
+    acknowledged: bool | None = None
+    #: Entries with a lower number, the cursor of the page before.
+    before: int = _END
+    limit: int = PAGE
+
+
+def check_names(tx: Tx, query: AlarmQuery) -> None:
+    """Refuse names that there are not; raises LicenseError `unknown_device`, `unknown_tenant`."""
+    for kind, name in (("device", query.device), ("tenant", query.tenant)):
+        if name and tx.value(f"SELECT 1 FROM {kind} WHERE name = :name", name=name) is None:  # noqa: S608
+            raise LicenseError(f"unknown_{kind}", f"There is no {kind} {name[:60]!r}.")
+
+
+def active(tx: Tx, query: AlarmQuery) -> dict[str, Any]:
+    """Return active alarms, the newest first; raises as `check_names`."""
+    check_names(tx, query)
+    rows = tx.rows(
+        "SELECT a.*, d.name AS device, t.name AS tenant FROM alarm a"
+        " LEFT JOIN device d ON d.device_id = a.device_id"
+        " LEFT JOIN tenant t ON t.tenant_id = d.tenant_id"
+        " WHERE a.alarm_id < :before AND a.severity >= :severity AND a.raised_at >= :since"
+        " AND (:device = '' OR d.name = :device) AND (:tenant = '' OR t.name = :tenant)"
+        " AND (:expected IS NULL OR (a.expected <> '') = :expected)"
+        " AND (:acknowledged IS NULL OR (a.acknowledged_at IS NOT NULL) = :acknowledged)"
+        " ORDER BY a.alarm_id DESC LIMIT :most",
+        acknowledged=query.acknowledged,
+        **_values(query),
+    )
+    shown = [_active(r) for r in rows[: query.limit]]
+    return {
+        "alarms": shown,
+        "next": shown[-1]["id"] if len(rows) > query.limit else None,
+        "counts": counts(tx),
+    }
+
+
+def history(tx: Tx, query: AlarmQuery) -> dict[str, Any]:
+    """Return raises, changes, clears and the rest, the newest first; raises as `check_names`."""
+    check_names(tx, query)
+    rows = tx.rows(
+        "SELECT e.*, d.name AS device, t.name AS tenant FROM alarm_event e"
+        " LEFT JOIN device d ON d.device_id = e.device_id"
+        " LEFT JOIN tenant t ON t.tenant_id = e.tenant_id"
+        " WHERE e.event_id < :before AND e.worst >= :severity AND e.at >= :since"
+        " AND (:device = '' OR d.name = :device) AND (:tenant = '' OR t.name = :tenant)"
+        " AND (:expected IS NULL OR (e.expected <> '') = :expected)"
+        " ORDER BY e.event_id DESC LIMIT :most",
+        **_values(query),
+    )
+    shown = [_event(r) for r in rows[: query.limit]]
+    return {"events": shown, "next": shown[-1]["id"] if len(rows) > query.limit else None}
+
+
+def counts(tx: Tx) -> dict[str, int]:
+    """Return how many alarms are active, per severity; expected ones apart."""
+    found = {s.name.lower(): 0 for s in reversed(Severity) if s} | {"expected": 0}
+    for r in tx.rows(
+        "SELECT severity, expected <> '' AS expected, count(*) AS n FROM alarm GROUP BY 1, 2"
+    ):
+        key = "expected" if r["expected"] else Severity(r["severity"]).name.lower()
+        found[key] += r["n"]
+    return found
+
+
+def targets(tx: Tx) -> list[dict[str, Any]]:
+    """Return how far each target was told, and whether it fails."""
+    last = tx.value("SELECT coalesce(max(event_id), 0) FROM alarm_event")
+    return [
+        {
+            "name": r["name"],
+            "told": r["told"],
+            "behind": tx.value(
+                "SELECT count(*) FROM alarm_event WHERE event_id > :told", told=r["told"]
+            )
+            if r["told"] < last
+            else 0,
+            "failing_since": r["failing_since"],
+            "failure": r["failure"],
+        }
+        for r in tx.rows("SELECT * FROM alarm_target ORDER BY name")
+    ]
+
+
+def _values(query: AlarmQuery) -> dict[str, Any]:
+    return {
+        "before": query.before,
+        "severity": int(query.severity),
+        "since": query.since,
+        "device": query.device,
+        "tenant": query.tenant,
+        "expected": query.expected,
+        "most": query.limit + 1,
+    }
+
+
+def _told(r: Row) -> dict[str, Any]:
+    codes = msgspec.json.decode(r["codes"], type=tuple[str, ...])
+    known = ALL_DEFINITIONS.get(codes[0]) if codes else None
+    return {
+        "device": r["device"],
+        "tenant": r["tenant"],
+        "serial": r["serial"],
+        "about": r["about"],
+        "oid": r["oid"],
+        "name": name_of(r["oid"]),
+        "severity": Severity(r["severity"]).name.lower(),
+        "codes": codes,
+        "text": r["text"],
+        "next_step": known.next_step if known else "",
+        "told_at": r["told_at"],
+        "expected": r["expected"],
+    }
+
+
+def _active(r: Row) -> dict[str, Any]:
+    return {
+        "id": r["alarm_id"],
+        **_told(r),
+        "raised_at": r["raised_at"],
+        "changed_at": r["changed_at"],
+        "heard": r["heard"].split(),
+        "expected_until": r["expected_until"] if r["expected"] else None,
+        "acknowledged_at": r["acknowledged_at"],
+        "acknowledged_by": r["acknowledged_by"],
+        "note": r["note"],
+    }
+
+
+def _event(r: Row) -> dict[str, Any]:
+    return {
+        "id": r["event_id"],
+        "at": r["at"],
+        "transition": r["transition"],
+        **_told(r),
+        "worst": Severity(r["worst"]).name.lower(),
+        "source": r["source"],
+        "alarm": r["alarm_id"],
+        "who": r["who"],
+        "note": r["note"],
+    }
