@@ -126,7 +126,7 @@ class ConfigBook:
     def forget(self) -> None:
         """Drop all of it, after a factory reset has removed the file."""
         self._running = self._startup = Config()
-        self._note("configuration_dropped", cause="factory_reset")
+        self._note("configuration_dropped", cause="reset")
 
 
 def encoded(config: Config) -> bytes:

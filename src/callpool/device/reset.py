@@ -6,7 +6,8 @@
 3. The last signed contact (reason `factory_reset`, nothing received, nothing applied) lets the
    manager free the share. Whether it is heard or not, the reset goes on: unheard, the manager
    holds the share until the lease ends.
-4. The identity is dropped: a new ID key, no certificate, no contact value.
+4. The identity is dropped: a new ID key, no certificate, no contact value; and with it users and
+   the rest of the configuration.
 
 Serial number, local key, evaluation seconds, high-water mark and the flash's generation stay;
 so do the highest versions taken from the last manager, so that nothing older ever returns.

@@ -72,7 +72,7 @@ def lab_up(
         )
         lab = up(directory, plan, lambda what: status.update(what))
     for made in lab.devices:
-        shell = f"ssh {made.user}@{made.ssh}"
+        shell = f"ssh://{made.user}@{made.ssh}"
         say(f"{made.name}  {made.serial}  {made.mode}  sip {made.sip}  pages {made.pages}  {shell}")
     say(f"manager  {lab.manager.url}  (operator {lab.manager.username})")
     say(f"All of it, passwords too, is in {directory / LAB_FILE}; try:")

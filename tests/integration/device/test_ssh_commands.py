@@ -77,12 +77,16 @@ def smart_licensing(told: Told, shells: LabHandle, smart: Shell) -> None:
 
 def the_pool(told: Told, shells: LabHandle, pool: Shell) -> None:
     """Remote, Local, Actual; what is pending is applied by a restart with save."""
-    shells.allocate(POOL, sbc_sessions=10)
-    eventually(lambda: shells.row(POOL, "sbc_sessions")["remote"] == 10)
+    # What is applied first is of this test's own, whatever others have left.
+    for sessions, save in ((20, True), (10, False)):
+        shells.allocate(POOL, sbc_sessions=sessions)
+        eventually(lambda n=sessions: shells.row(POOL, "sbc_sessions")["remote"] == n)  # type: ignore[misc]  # a lambda's default
+        if save:
+            pool.ask("restart", save=True)
     told(pool, "license pool refresh", "license pool refresh", "is being asked")
     shown = told(pool, "show license pool", "show license pool", "Mode: License Pool", "Lease Ends")
     assert [x.split()[2:] for x in shown.splitlines() if x.startswith("SBC Sessions")] == [
-        ["10", "0", "0", "10", "0"]
+        ["10", "0", "20", "10", "0"]
     ]
     told(pool, "restart [save] [graceful SECONDS]", "restart save", "the pool has sent is applied")
     assert shells.row(POOL, "sbc_sessions")["actual"] == 10

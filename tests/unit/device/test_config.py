@@ -249,7 +249,7 @@ async def test_a_factory_reset_drops_the_users_in_force_and_those_written(tmp_pa
     assert made.running == c.Config()
     assert not made.report().unsaved
     assert not world.layout.config.exists()
-    assert ("configuration_dropped", {"cause": "factory_reset"}) in notes.lines
+    assert ("configuration_dropped", {"cause": "reset"}) in notes.lines
 
 
 # -- who may sign in

@@ -19,6 +19,7 @@ from callpool.device.config_door import ConfigDoor
 from callpool.device.control import Control
 from callpool.device.errors import DeviceError
 from callpool.device.faces.shell import server as s
+from callpool.device.faces.shell.terminal import plain
 from callpool.device.faces.shell.visit import Visit
 from callpool.device.public_key import read_public_key
 from callpool.device.settings import Layout
@@ -191,3 +192,8 @@ def test_what_is_no_key_or_too_weak_is_refused(line: str) -> None:
     with pytest.raises(DeviceError) as caught:
         read_public_key(line)
     assert caught.value.code == "bad_public_key"
+
+
+def test_what_comes_from_elsewhere_cannot_move_a_cursor() -> None:
+    assert plain("waits\tuntil \x1b[2J\x9b31m\r\nfree") == "waits   until ?[2J?31m??free"
+    assert plain("plain, ünïcode") == "plain, ünïcode"

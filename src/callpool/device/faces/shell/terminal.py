@@ -27,6 +27,13 @@ _MORE: Final = " --More-- "
 _RAW_LINES: Final = "\r\n"
 
 
+def plain(text: str) -> str:
+    """Return what may come from elsewhere (a manager, a log) so that it cannot move a cursor."""
+    if text.isprintable():
+        return text
+    return "".join(c if c.isprintable() else "?" for c in text.expandtabs())
+
+
 class Stopped(Exception):
     """The rest of the output is not wanted."""
 
@@ -107,8 +114,7 @@ class Shell:
             if self._include not in line.lower():
                 continue
             await self._page()
-            self._process.stdout.write(f"{line}\n")
-            await self._process.stdout.drain()
+            await self.say(line)
             self.visit.touch()
 
     async def show_live(self, line: str) -> None:
@@ -118,14 +124,14 @@ class Shell:
 
     async def say(self, line: str) -> None:
         """Show one line whatever the filter: it answers a change."""
-        self._process.stdout.write(f"{line}\n")
+        self._process.stdout.write(f"{plain(line)}\n")
         await self._process.stdout.drain()
 
     def complain(self, sentence: str, code: str) -> None:
         """Say why a command was refused."""
         # On a terminal both are one; only standard output keeps its place in the line.
         stream = self._process.stdout if self.terminal else self._process.stderr
-        stream.write(f"% {sentence} [{code}]\n")
+        stream.write(f"% {plain(sentence)} [{code}]\n")
 
     def write(self, text: str) -> None:
         """Write as it is: prompts."""
