@@ -83,14 +83,17 @@ def test_alarms_arrive_by_every_way_in_order_whatever_other_targets_do(
 ) -> None:
     wrong = Authority(tmp_path / "wrong", "another authority")
     nobody = f"127.0.0.1:{free_port()}"
+    # One address of the receiver by three names: each target is known by its address.
+    port = rsyslog.address("tls").partition(":")[2]
+    unsure, unknown = f"localhost:{port}", f"127.1:{port}"
     device = alone.device("a")
     with black_hole() as deaf:
         set_syslog(
             device,
             {"address": deaf, "transport": "tcp"},
             {"address": nobody, "transport": "tcp"},
-            rsyslog.target("tls", address=f"localhost:{rsyslog.address('tls').split(':')[1]}",
-                           ca_file=str(wrong.ca)),
+            rsyslog.target("tls", address=unsure, ca_file=str(wrong.ca)),
+            rsyslog.target("tls", address=unknown, server_name="localhost", certificate="", key=""),
             *(rsyslog.target(way) for way in WAYS),
         )  # fmt: skip
         device.start()
@@ -111,16 +114,18 @@ def test_alarms_arrive_by_every_way_in_order_whatever_other_targets_do(
 
         # Each target that takes nothing is told of in one sentence, and once.
         down = eventually(
-            lambda: len(log(device, "syslog_down")) >= 3 and log(device, "syslog_down")
+            lambda: len(log(device, "syslog_down")) >= 4 and log(device, "syslog_down")
         )
         said = {line["target"]: (line["code"], line["text"]) for line in down}
-        assert len(down) == len(said) == 3, down
+        assert len(down) == len(said) == 4, down
         assert said[nobody][0] == "syslog_unreachable"
         assert said[nobody][1].endswith("cannot be reached: Connection refused.")
         assert said[deaf] == ("syslog_timeout", f"Syslog target {deaf} does not answer.")
-        code, text = said[f"localhost:{rsyslog.address('tls').split(':')[1]}"]
+        assert said[unknown][0] in ("syslog_tls_failed", "syslog_unreachable")
+        code, text = said[unsure]
         assert code == "syslog_certificate_refused"
         assert "its certificate is refused: self-signed certificate in certificate chain." in text
+        assert had(device) == {0, len(rsyslog.alarms("tls"))}, "a refused sender has told nothing"
     eventually(lambda: len({len(rsyslog.got(way)) for way in WAYS}) == 1)
     for way in WAYS:
         assert rsyslog.sequences(way) == list(range(1, len(rsyslog.sequences(way)) + 1))
