@@ -19,6 +19,8 @@ from litestar.exceptions import HTTPException
 from callpool.host.console import say
 from callpool.licensing.errors import CallpoolError
 from callpool.manager import (
+    access_api,
+    audit_api,
     authority_api,
     bulk_api,
     device_api,
@@ -29,6 +31,9 @@ from callpool.manager import (
 )
 from callpool.manager.access import Access
 from callpool.manager.core import Manager
+from callpool.manager.declare import declared
+from callpool.manager.guard import guard
+from callpool.manager.headers import secure
 from callpool.manager.hints import Hub
 from callpool.manager.settings import split_listen
 from callpool.manager.web import in_thread, refuse, refuse_bug, refuse_http
@@ -59,10 +64,12 @@ def build(manager: Manager, port: int) -> Litestar:
         HTTPException: refuse_http,
         Exception: refuse_bug,
     }
-    return Litestar(
+    app = Litestar(
         route_handlers=[
             *device_api.HANDLERS,
             *authority_api.HANDLERS,
+            *access_api.HANDLERS,
+            *audit_api.HANDLERS,
             *operator_api.HANDLERS,
             *restart_api.HANDLERS,
             *smart_api.HANDLERS,
@@ -77,10 +84,17 @@ def build(manager: Manager, port: int) -> Litestar:
                 "base_urls": manager.settings.base_urls(port),
             }
         ),
+        guards=[guard],
+        before_send=[secure],
         exception_handlers=handlers,
         openapi_config=None,
         request_max_body_size=None,  # `web.read_body` bounds every body, with our own sentence
     )
+    for route in app.routes:
+        for handler in getattr(route, "route_handlers", ()):
+            if handler.http_methods != {"OPTIONS"}:  # those are the framework's own
+                declared(handler)
+    return app
 
 
 async def _sweep(manager: Manager) -> None:

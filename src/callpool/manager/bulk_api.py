@@ -2,22 +2,21 @@
 
 from __future__ import annotations
 
-from typing import Any, Final
+from typing import Final
 
 import msgspec
-from litestar import Request, Response, get, post
+from litestar import Response, get, post
 
 from callpool.licensing.errors import LicenseError
 from callpool.manager import bulk
-from callpool.manager.operator_api import Answer, do, flag_of, show
+from callpool.manager.declare import api
+from callpool.manager.doors import Answer, AnyRequest, do, flag_of, show
 from callpool.manager.web import JSON, read_body
-
-AnyRequest = Request[Any, Any, Any]
 
 CSV: Final = "text/csv"
 
 
-@get("/api/v1/bulk")
+@get("/api/v1/bulk", opt=api("pool.read"))
 async def export(request: AnyRequest) -> Answer:
     """Export the pool as a bulk file: `?format=json` (the default) or `csv`."""
     form = request.query_params.get("format", "json")
@@ -30,7 +29,7 @@ async def export(request: AnyRequest) -> Answer:
     return Response(bulk.write_csv(rows).encode(), media_type="text/csv; charset=utf-8")
 
 
-@post("/api/v1/bulk", status_code=200)
+@post("/api/v1/bulk", status_code=200, opt=api("pool.change"))
 async def carry_out(request: AnyRequest) -> Answer:
     """Carry out a bulk file, JSON or CSV, whole or not at all; `?wait=true`, `?preview=true`.
 

@@ -2,28 +2,30 @@
 
 from __future__ import annotations
 
-import base64
-from collections.abc import Callable
-from typing import Any, Final, TypeVar
+from typing import Any, Final
 
 import msgspec
-from litestar import Request, Response, delete, get, patch, post, put
+from litestar import delete, get, patch, post, put
 
-from callpool.licensing.errors import CallpoolError, LicenseError
+from callpool.licensing.errors import LicenseError
 from callpool.licensing.order import PurchaseOrder
 from callpool.manager import inventory, pools, requests, views
-from callpool.manager.access import Access
 from callpool.manager.change import Change
 from callpool.manager.core import Manager
-from callpool.manager.preview import preview
-from callpool.manager.store.database import Tx
-from callpool.manager.web import JSON, answer, decode, in_thread, read_body, source_of
+from callpool.manager.declare import api
+from callpool.manager.doors import (
+    Answer,
+    AnyRequest,
+    Body,
+    body_of,
+    do,
+    flag_of,
+    show,
+    whole_of,
+)
+from callpool.manager.web import read_body
 from callpool.wire.messages import CONTENT_TYPE
 from callpool.wire.tokens import join
-
-T = TypeVar("T")
-AnyRequest = Request[Any, Any, Any]
-Answer = Response[bytes]
 
 #: What an order file may be sent as.
 ORDER_TYPES: Final = frozenset({CONTENT_TYPE, "text/plain", "application/octet-stream"})
@@ -32,22 +34,11 @@ _MOST_TOKEN_DAYS: Final = 365
 _MOST_TOKEN_USES: Final = 10_000
 
 
-class Body(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """Base of request bodies: a field that is not known is refused."""
-
-
-class SessionBody(Body, frozen=True, kw_only=True):
-    """Sign in."""
-
-    username: str
-    password: str
-
-
 class TenantBody(Body, frozen=True, kw_only=True):
     """A new tenant; a share of None is bounded by the pool alone."""
 
     name: str
-    shares: dict[str, Any] = {}
+    shares: dict[str, Any] = msgspec.field(default_factory=dict)
 
 
 class DeviceBody(Body, frozen=True, kw_only=True):
@@ -80,119 +71,23 @@ class TokenBody(Body, frozen=True, kw_only=True):
 
     uses: int = 1
     days: float = 7.0
+    #: The tenant whose serial numbers alone it enrols; empty for all that its maker sees.
+    tenant: str = ""
 
 
-def signed_in(access: Access, header: str, source: str) -> str:
-    """Return the operator's name from an Authorization header.
-
-    Raises CallpoolError `not_signed_in`, `bad_credentials`, `session_expired`,
-    `too_many_failures`.
-    """
-    scheme, _, value = header.partition(" ")
-    if scheme.lower() == "bearer" and value:
-        return access.by_token(value.strip())
-    if scheme.lower() == "basic":
-        try:
-            said = base64.b64decode(value, validate=True).decode()
-        except ValueError:  # not base64, or not UTF-8 within
-            said = ""
-        username, colon, password = said.partition(":")
-        if colon:
-            return access.by_password(username, password, source)
-    raise CallpoolError("not_signed_in", "Sign in: send a bearer token or HTTP Basic credentials.")
-
-
-async def do(
-    request: AnyRequest,
-    work: Callable[[Change], T],
-    *,
-    then: Callable[[T], Any],
-    status: int = 200,
-    previews: bool = False,
-) -> Answer:
-    """Run a change for a signed-in operator.
-
-    With `previews` the request may ask by `?preview=true` what the change would do. Raises
-    LicenseError `bad_request` where it asks for a preview that there is not.
-    """
-    look = flag_of(request, "preview")
-    if look and not previews:
-        raise LicenseError("bad_request", "This change cannot be previewed.")
-    manager: Manager = request.app.state.manager
-    access: Access = request.app.state.access
-    header, source = request.headers.get("authorization", ""), source_of(request)
-
-    def run() -> Answer:
-        who = signed_in(access, header, source)
-        if look:
-            return answer(preview(manager, who, source, work, then))
-        return answer(then(manager.change(who, source, work)), status)
-
-    return await in_thread(run)
-
-
-async def show(request: AnyRequest, query: Callable[[Tx, float], Any]) -> Answer:
-    """Answer a signed-in operator's question; `query` is given the manager's time."""
-    manager: Manager = request.app.state.manager
-    access: Access = request.app.state.access
-    header, source = request.headers.get("authorization", ""), source_of(request)
-
-    def run() -> Answer:
-        signed_in(access, header, source)
-        manager.sweep()
-        now = manager.clock.now().wall
-        return answer(manager.database.read(lambda tx: query(tx, now)))
-
-    return await in_thread(run)
-
-
-async def body_of(request: AnyRequest, kind: type[T]) -> T:
-    """Return the request's JSON body; raises CallpoolError as `web.read_body` and `decode`."""
-    return decode(await read_body(request, {JSON}), kind)
-
-
-@post("/api/v1/sessions", status_code=201)
-async def open_session(request: AnyRequest) -> Answer:
-    """Sign in: returns a bearer token."""
-    access: Access = request.app.state.access
-    body = await body_of(request, SessionBody)
-    source = source_of(request)
-
-    def run() -> Answer:
-        who = access.by_password(body.username, body.password, source)
-        token, expires = access.open_session(who, source)
-        return answer({"token": token, "username": who, "expires": expires}, 201)
-
-    return await in_thread(run)
-
-
-@delete("/api/v1/sessions/current", status_code=200)
-async def close_session(request: AnyRequest) -> Answer:
-    """Sign out."""
-    access: Access = request.app.state.access
-    header, source = request.headers.get("authorization", ""), source_of(request)
-
-    def run() -> Answer:
-        who = signed_in(access, header, source)
-        access.close_session(header.partition(" ")[2].strip(), who, source)
-        return answer({"signed_out": True})
-
-    return await in_thread(run)
-
-
-@get("/api/v1/pool")
+@get("/api/v1/pool", opt=api("pool.read"))
 async def show_pool(request: AnyRequest) -> Answer:
     """Show the whole pool."""
     return await show(request, views.pool)
 
 
-@get("/api/v1/orders")
+@get("/api/v1/orders", opt=api("supply.read"))
 async def show_orders(request: AnyRequest) -> Answer:
     """List imported orders."""
     return await show(request, lambda tx, now: {"orders": views.orders(tx, now)})
 
 
-@post("/api/v1/orders", status_code=201)
+@post("/api/v1/orders", status_code=201, opt=api("supply.change"))
 async def add_order(request: AnyRequest) -> Answer:
     """Import an order file."""
     manager: Manager = request.app.state.manager
@@ -206,13 +101,13 @@ async def add_order(request: AnyRequest) -> Answer:
     )
 
 
-@get("/api/v1/tenants")
+@get("/api/v1/tenants", opt=api("pool.read"))
 async def show_tenants(request: AnyRequest) -> Answer:
     """List tenants and their shares."""
     return await show(request, lambda tx, now: {"tenants": views.tenants(tx)})
 
 
-@post("/api/v1/tenants", status_code=201)
+@post("/api/v1/tenants", status_code=201, opt=api("supply.change"))
 async def add_tenant(request: AnyRequest) -> Answer:
     """Add a tenant."""
     body = await body_of(request, TenantBody)
@@ -225,7 +120,7 @@ async def add_tenant(request: AnyRequest) -> Answer:
     )
 
 
-@put("/api/v1/tenants/{name:str}")
+@put("/api/v1/tenants/{name:str}", opt=api("supply.change"))
 async def change_tenant(request: AnyRequest, name: str) -> Answer:
     """Set a tenant's shares: {type: count or null}."""
     shares = await body_of(request, dict[str, Any])
@@ -237,13 +132,13 @@ async def change_tenant(request: AnyRequest, name: str) -> Answer:
     )
 
 
-@get("/api/v1/devices")
+@get("/api/v1/devices", opt=api("pool.read"))
 async def show_devices(request: AnyRequest) -> Answer:
     """List devices, as the pool shows them."""
     return await show(request, lambda tx, now: {"devices": views.pool(tx, now)["devices"]})
 
 
-@post("/api/v1/devices", status_code=201)
+@post("/api/v1/devices", status_code=201, opt=api("pool.change"))
 async def add_device(request: AnyRequest) -> Answer:
     """Add a device by its serial numbers."""
     body = await body_of(request, DeviceBody)
@@ -258,7 +153,7 @@ async def add_device(request: AnyRequest) -> Answer:
     )
 
 
-@patch("/api/v1/devices/{name:str}")
+@patch("/api/v1/devices/{name:str}", opt=api("pool.change"))
 async def change_device(request: AnyRequest, name: str) -> Answer:
     """Change a device's tenant, way to apply, or mode."""
     body = await body_of(request, DevicePatch)
@@ -272,7 +167,7 @@ async def change_device(request: AnyRequest, name: str) -> Answer:
     )
 
 
-@delete("/api/v1/devices/{name:str}", status_code=200)
+@delete("/api/v1/devices/{name:str}", status_code=200, opt=api("pool.change"))
 async def remove_device(request: AnyRequest, name: str) -> Answer:
     """Remove a device; what it may still use stays held until it confirms or its lease ends."""
     return await do(
@@ -283,7 +178,7 @@ async def remove_device(request: AnyRequest, name: str) -> Answer:
     )
 
 
-@put("/api/v1/devices/{name:str}/allocation")
+@put("/api/v1/devices/{name:str}/allocation", opt=api("pool.change"))
 async def set_allocation(request: AnyRequest, name: str) -> Answer:
     """Set what a device is to have: {type: count}; with `?wait=true` queue what cannot be had.
 
@@ -311,13 +206,13 @@ async def set_allocation(request: AnyRequest, name: str) -> Answer:
     )
 
 
-@get("/api/v1/requests")
+@get("/api/v1/requests", opt=api("pool.read"))
 async def show_requests(request: AnyRequest) -> Answer:
     """List the requests that wait, the longest waiting first."""
     return await show(request, lambda tx, now: {"requests": views.requests(tx)})
 
 
-@delete("/api/v1/devices/{name:str}/request", status_code=200)
+@delete("/api/v1/devices/{name:str}/request", status_code=200, opt=api("pool.change"))
 async def cancel_request(request: AnyRequest, name: str) -> Answer:
     """Cancel a device's request."""
     return await do(
@@ -328,7 +223,7 @@ async def cancel_request(request: AnyRequest, name: str) -> Answer:
     )
 
 
-@post("/api/v1/devices/{name:str}/replace", status_code=200)
+@post("/api/v1/devices/{name:str}/replace", status_code=200, opt=api("pool.change"))
 async def replace_serial(request: AnyRequest, name: str) -> Answer:
     """Let one serial number take the place of another."""
     body = await body_of(request, ReplaceBody)
@@ -342,7 +237,7 @@ async def replace_serial(request: AnyRequest, name: str) -> Answer:
     )
 
 
-@post("/api/v1/units/{serial:str}/unlock", status_code=200)
+@post("/api/v1/units/{serial:str}/unlock", status_code=200, opt=api("pool.change"))
 async def unlock(request: AnyRequest, serial: str) -> Answer:
     """Void a unit's identity and return a token by which one machine goes on as it."""
     manager: Manager = request.app.state.manager
@@ -354,13 +249,13 @@ async def unlock(request: AnyRequest, serial: str) -> Answer:
     )
 
 
-@get("/api/v1/tokens")
+@get("/api/v1/tokens", opt=api("pool.read"))
 async def show_tokens(request: AnyRequest) -> Answer:
     """List registration tokens."""
     return await show(request, lambda tx, now: {"tokens": views.tokens(tx, now)})
 
 
-@post("/api/v1/tokens", status_code=201)
+@post("/api/v1/tokens", status_code=201, opt=api("pool.change"))
 async def add_token(request: AnyRequest) -> Answer:
     """Make a registration token; it is shown this once."""
     manager: Manager = request.app.state.manager
@@ -373,13 +268,15 @@ async def add_token(request: AnyRequest) -> Answer:
     kid = manager.identity.anchor.public.kid
     return await do(
         request,
-        lambda change: inventory.make_token(change, uses=body.uses, seconds=body.days * _DAY),
+        lambda change: inventory.make_token(
+            change, uses=body.uses, seconds=body.days * _DAY, tenant=body.tenant
+        ),
         then=lambda made: {"id": made[0], "token": join(made[1], kid)},
         status=201,
     )
 
 
-@delete("/api/v1/tokens/{number:int}", status_code=200)
+@delete("/api/v1/tokens/{number:int}", status_code=200, opt=api("pool.change"))
 async def revoke_token(request: AnyRequest, number: int) -> Answer:
     """Revoke a registration token."""
     return await do(
@@ -389,7 +286,7 @@ async def revoke_token(request: AnyRequest, number: int) -> Answer:
     )
 
 
-@get("/api/v1/journal")
+@get("/api/v1/journal", opt=api("pool.read"))
 async def show_journal(request: AnyRequest) -> Answer:
     """Show the journal, newest first: `?limit=` up to 1000, `?before=` an entry."""
     limit, before = whole_of(request, "limit", 100), whole_of(request, "before", None)
@@ -399,27 +296,7 @@ async def show_journal(request: AnyRequest) -> Answer:
     )
 
 
-def flag_of(request: AnyRequest, name: str) -> bool:
-    """Return a flag of the query, false by default; raises LicenseError `bad_request`."""
-    text = request.query_params.get(name, "false")
-    if text not in ("true", "false"):
-        raise LicenseError("bad_request", f"{name} is true or false.")
-    return bool(text == "true")
-
-
-def whole_of(request: AnyRequest, name: str, otherwise: int | None) -> int | None:
-    """Return a whole number of the query; raises LicenseError `bad_request`."""
-    text = request.query_params.get(name)
-    if text is None:
-        return otherwise
-    if not text.isdecimal() or len(text) > 15:
-        raise LicenseError("bad_request", f"{name} is a whole number.")
-    return int(text)
-
-
 HANDLERS = (
-    open_session,
-    close_session,
     show_pool,
     show_orders,
     add_order,

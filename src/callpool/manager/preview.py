@@ -11,7 +11,7 @@ from typing import Any, TypeVar
 from callpool.licensing.capacity import POOL_TYPES
 from callpool.licensing.lease import APPLY_RESTART
 from callpool.manager import views
-from callpool.manager.change import Change
+from callpool.manager.change import Acting, Change
 from callpool.manager.core import Manager
 from callpool.manager.preview_words import OF_TYPE
 
@@ -32,6 +32,7 @@ def preview(
     source: str,
     work: Callable[[Change], T],
     then: Callable[[T], Any] = lambda result: result,
+    acting: Acting = Acting(),  # noqa: B008  frozen
 ) -> Value:
     """Return what `work` would change: see `compare`; `answer` is `then` of its result.
 
@@ -47,7 +48,7 @@ def preview(
         raise _Seen(views.pool(change.tx, change.now), then(result))
 
     try:
-        manager.change(who, source, first, last=look)
+        manager.change(who, source, first, last=look, acting=acting)
     except _Seen as seen:
         return {"preview": True, "answer": seen.result, **compare(before, seen.after)}
     raise AssertionError("a preview always ends by what it has seen")  # pragma: no cover

@@ -13,6 +13,7 @@ import msgspec
 
 from callpool.manager.change import Change
 from callpool.manager.store.database import Tx
+from callpool.manager.store.scope import WHOLE
 
 #: Not enough is unused yet: nothing has been taken from anybody.
 WAITING: Final = "waiting"
@@ -42,8 +43,8 @@ class Request:
     why: dict[str, str]
 
 
-def requests(tx: Tx) -> list[Request]:
-    """Return all requests, the one that waits longest first."""
+def requests(tx: Tx, *, mine: bool = False) -> list[Request]:
+    """Return all requests, or those of the asker's tenants; the one that waits longest first."""
     return [
         Request(
             request_id=r["request_id"],
@@ -58,12 +59,15 @@ def requests(tx: Tx) -> list[Request]:
             state=r["state"],
             why=msgspec.json.decode(r["why"], type=dict[str, str]),
         )
-        for r in tx.rows(
-            "SELECT r.*, d.name AS device, d.tenant_id, t.name AS tenant FROM request r"
-            " JOIN device d ON d.device_id = r.device_id"
-            " JOIN tenant t ON t.tenant_id = d.tenant_id ORDER BY r.request_id"
-        )
+        for r in tx.rows(_REQUESTS if mine else WHOLE.narrowed(_REQUESTS))
     ]
+
+
+_REQUESTS: Final = (
+    "SELECT r.*, d.name AS device, d.tenant_id, t.name AS tenant FROM request r"
+    " JOIN device d ON d.device_id = r.device_id JOIN tenant t ON t.tenant_id = d.tenant_id"
+    " WHERE TRUE AND MINE(d.tenant_id) ORDER BY r.request_id"
+)
 
 
 def request_of(tx: Tx, device_id: int) -> Request | None:

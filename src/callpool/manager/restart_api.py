@@ -6,8 +6,9 @@ from litestar import delete, post
 
 from callpool.manager import windows
 from callpool.manager.change import Change
+from callpool.manager.declare import api
+from callpool.manager.doors import Answer, AnyRequest, Body, body_of, do
 from callpool.manager.inventory import device_by_name
-from callpool.manager.operator_api import Answer, AnyRequest, Body, body_of, do
 
 
 class RestartBody(Body, frozen=True, kw_only=True):
@@ -18,7 +19,7 @@ class RestartBody(Body, frozen=True, kw_only=True):
     window: str = ""
 
 
-@post("/api/v1/devices/{name:str}/restart", status_code=202)
+@post("/api/v1/devices/{name:str}/restart", status_code=202, opt=api("pool.change"))
 async def restart_device(request: AnyRequest, name: str) -> Answer:
     """Ask a device to restart its SIP service, at once or in its window."""
     body = await body_of(request, RestartBody)
@@ -38,7 +39,7 @@ async def restart_device(request: AnyRequest, name: str) -> Answer:
     )
 
 
-@delete("/api/v1/devices/{name:str}/restart", status_code=200)
+@delete("/api/v1/devices/{name:str}/restart", status_code=200, opt=api("pool.change"))
 async def cancel_restart(request: AnyRequest, name: str) -> Answer:
     """Cancel a restart that waits for its window."""
     return await do(

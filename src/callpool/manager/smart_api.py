@@ -11,23 +11,23 @@ from litestar.response import Stream
 
 from callpool.licensing.errors import LicenseError
 from callpool.manager import authority, authority_views
-from callpool.manager.access import Access
 from callpool.manager.authority_alerts import KINDS
 from callpool.manager.authority_csv import event_lines, heading
 from callpool.manager.authority_moves import move_instance as move
 from callpool.manager.core import Manager
-from callpool.manager.operator_api import (
-    ORDER_TYPES,
+from callpool.manager.declare import api
+from callpool.manager.doors import (
     Answer,
     AnyRequest,
     Body,
+    ask,
     body_of,
     do,
     show,
-    signed_in,
     whole_of,
 )
-from callpool.manager.web import answer, in_thread, read_body, source_of
+from callpool.manager.operator_api import ORDER_TYPES
+from callpool.manager.web import in_thread, read_body
 from callpool.wire.tokens import join
 
 _FILTERS: Final = frozenset({"account", "virtual_account", "all", "kind", "instance", "tag"})
@@ -87,19 +87,19 @@ def filters_of(request: AnyRequest, *more: str) -> dict[str, str]:
     return given
 
 
-@get("/api/v1/smart")
+@get("/api/v1/smart", opt=api("smart.read"))
 async def show_smart(request: AnyRequest) -> Answer:
     """Show licenses, instances and open alerts of all accounts."""
     return await show(request, lambda tx, now: authority_views.overview(tx))
 
 
-@get("/api/v1/smart/accounts")
+@get("/api/v1/smart/accounts", opt=api("smart.read"))
 async def show_accounts(request: AnyRequest) -> Answer:
     """List accounts and their virtual accounts."""
     return await show(request, lambda tx, now: {"accounts": authority_views.accounts(tx)})
 
 
-@post("/api/v1/smart/accounts", status_code=201)
+@post("/api/v1/smart/accounts", status_code=201, opt=api("smart.change"))
 async def add_account(request: AnyRequest) -> Answer:
     """Add an account, with its virtual account `default`."""
     body = await body_of(request, AccountBody)
@@ -111,7 +111,7 @@ async def add_account(request: AnyRequest) -> Answer:
     )
 
 
-@post("/api/v1/smart/virtual-accounts", status_code=201)
+@post("/api/v1/smart/virtual-accounts", status_code=201, opt=api("smart.change"))
 async def add_virtual_account(request: AnyRequest) -> Answer:
     """Add a virtual account."""
     body = await body_of(request, VirtualAccountBody)
@@ -123,14 +123,14 @@ async def add_virtual_account(request: AnyRequest) -> Answer:
     )
 
 
-@get("/api/v1/smart/tokens")
+@get("/api/v1/smart/tokens", opt=api("smart.read"))
 async def show_tokens(request: AnyRequest) -> Answer:
     """List registration tokens, without their secrets."""
     filters = filters_of(request)
     return await show(request, lambda tx, now: {"tokens": authority_views.tokens(tx, now, filters)})
 
 
-@post("/api/v1/smart/tokens", status_code=201)
+@post("/api/v1/smart/tokens", status_code=201, opt=api("smart.change"))
 async def add_token(request: AnyRequest) -> Answer:
     """Make a registration token; it is shown this once."""
     manager: Manager = request.app.state.manager
@@ -152,7 +152,7 @@ async def add_token(request: AnyRequest) -> Answer:
     )
 
 
-@delete("/api/v1/smart/tokens/{number:int}", status_code=200)
+@delete("/api/v1/smart/tokens/{number:int}", status_code=200, opt=api("smart.change"))
 async def revoke_token(request: AnyRequest, number: int) -> Answer:
     """Revoke a registration token."""
     return await do(
@@ -162,7 +162,7 @@ async def revoke_token(request: AnyRequest, number: int) -> Answer:
     )
 
 
-@get("/api/v1/smart/entitlements")
+@get("/api/v1/smart/entitlements", opt=api("smart.read"))
 async def show_entitlements(request: AnyRequest) -> Answer:
     """Show Purchased, In use and Balance."""
     filters = filters_of(request)
@@ -171,33 +171,30 @@ async def show_entitlements(request: AnyRequest) -> Answer:
     )
 
 
-@get("/api/v1/smart/orders")
+@get("/api/v1/smart/orders", opt=api("smart.read"))
 async def show_orders(request: AnyRequest) -> Answer:
     """List imported orders and where their licenses are."""
     filters = filters_of(request)
     return await show(request, lambda tx, now: {"orders": authority_views.orders(tx, now, filters)})
 
 
-@post("/api/v1/smart/orders", status_code=201)
+@post("/api/v1/smart/orders", status_code=201, opt=api("smart.change"))
 async def add_order(request: AnyRequest) -> Answer:
     """Import an order file into `?account=` and `?virtual_account=`."""
     manager: Manager = request.app.state.manager
-    access: Access = request.app.state.access
-    header, source = request.headers.get("authorization", ""), source_of(request)
     filters = filters_of(request)
     envelope = await read_body(request, ORDER_TYPES)
+    return await do(
+        request,
+        lambda change: manager.import_smart_order(
+            change, envelope, filters.get("account", ""), filters.get("virtual_account", "")
+        ),
+        then=lambda done: done[0].to_payload() | {"account": done[1], "virtual_account": done[2]},
+        status=201,
+    )
 
-    def run() -> Answer:
-        who = signed_in(access, header, source)
-        order, account, name = manager.import_smart_order(
-            who, source, envelope, filters.get("account", ""), filters.get("virtual_account", "")
-        )
-        return answer(order.to_payload() | {"account": account, "virtual_account": name}, 201)
 
-    return await in_thread(run)
-
-
-@post("/api/v1/smart/transfers", status_code=201)
+@post("/api/v1/smart/transfers", status_code=201, opt=api("smart.change"))
 async def transfer(request: AnyRequest) -> Answer:
     """Move licenses between two virtual accounts of one account."""
     body = await body_of(request, TransferBody)
@@ -216,7 +213,7 @@ async def transfer(request: AnyRequest) -> Answer:
     )
 
 
-@get("/api/v1/smart/instances")
+@get("/api/v1/smart/instances", opt=api("smart.read"))
 async def show_instances(request: AnyRequest) -> Answer:
     """List product instances; `?all=1` with those that have left."""
     filters = filters_of(request)
@@ -225,7 +222,7 @@ async def show_instances(request: AnyRequest) -> Answer:
     )
 
 
-@delete("/api/v1/smart/instances/{name:str}", status_code=200)
+@delete("/api/v1/smart/instances/{name:str}", status_code=200, opt=api("smart.change"))
 async def remove_instance(request: AnyRequest, name: str) -> Answer:
     """Take an instance, by its id or serial number, off the list: it has to register again."""
     return await do(
@@ -235,7 +232,7 @@ async def remove_instance(request: AnyRequest, name: str) -> Answer:
     )
 
 
-@post("/api/v1/smart/instances/{name:str}/revoke", status_code=200)
+@post("/api/v1/smart/instances/{name:str}/revoke", status_code=200, opt=api("smart.change"))
 async def revoke_instance(request: AnyRequest, name: str) -> Answer:
     """Revoke the ID certificate of an instance, by its id or serial number."""
     return await do(
@@ -245,7 +242,7 @@ async def revoke_instance(request: AnyRequest, name: str) -> Answer:
     )
 
 
-@post("/api/v1/smart/instances/{name:str}/move", status_code=200)
+@post("/api/v1/smart/instances/{name:str}/move", status_code=200, opt=api("smart.change"))
 async def move_instance(request: AnyRequest, name: str) -> Answer:
     """Move an instance, by its id or serial number, to another virtual account."""
     body = await body_of(request, MoveBody)
@@ -256,7 +253,7 @@ async def move_instance(request: AnyRequest, name: str) -> Answer:
     )
 
 
-@get("/api/v1/smart/alerts")
+@get("/api/v1/smart/alerts", opt=api("smart.read"))
 async def show_alerts(request: AnyRequest) -> Answer:
     """List open alerts; `?all=1` with ended ones, `?kind=`."""
     filters = filters_of(request)
@@ -265,7 +262,7 @@ async def show_alerts(request: AnyRequest) -> Answer:
     return await show(request, lambda tx, now: {"alerts": authority_views.alerts(tx, filters)})
 
 
-@delete("/api/v1/smart/alerts/{number:int}", status_code=200)
+@delete("/api/v1/smart/alerts/{number:int}", status_code=200, opt=api("smart.change"))
 async def dismiss_alert(request: AnyRequest, number: int) -> Answer:
     """Dismiss an alert about what has happened."""
     return await do(
@@ -273,7 +270,7 @@ async def dismiss_alert(request: AnyRequest, number: int) -> Answer:
     )
 
 
-@get("/api/v1/smart/events")
+@get("/api/v1/smart/events", opt=api("smart.read"))
 async def show_events(request: AnyRequest) -> Answer | Stream:
     """Show the event log, newest first: `?limit=` up to 1000, `?before=`, and filters.
 
@@ -295,14 +292,10 @@ async def show_events(request: AnyRequest) -> Answer | Stream:
             },
         )
     manager: Manager = request.app.state.manager
-    access: Access = request.app.state.access
-    header, source = request.headers.get("authorization", ""), source_of(request)
 
     def allowed() -> None:
-        signed_in(access, header, source)
-        manager.sweep()
         # What is wrong with a filter is said before the first line.
-        manager.database.read(lambda tx: authority_views.events(tx, 1, before, filters))
+        ask(request, lambda tx, now: authority_views.events(tx, 1, before, filters))
 
     await in_thread(allowed)
     return Stream(

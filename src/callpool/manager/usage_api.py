@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-from typing import Any, Final
+from typing import Final
 
-from litestar import Request, get
+from litestar import get
 
 from callpool.licensing.capacity import check_type
 from callpool.licensing.errors import LicenseError
 from callpool.licensing.usage import DAY
 from callpool.manager import usage_views
-from callpool.manager.operator_api import Answer, show
+from callpool.manager.declare import api
+from callpool.manager.doors import Answer, AnyRequest, show
 from callpool.manager.usage_views import STEPS, Query
-
-AnyRequest = Request[Any, Any, Any]
 
 _FILTERS: Final = frozenset({"tenant", "device", "type", "from", "to", "since"})
 #: The window where none is asked for.
@@ -61,13 +60,13 @@ def _time(text: str | None, name: str) -> float | None:
     return float(text)
 
 
-@get("/api/v1/usage")
+@get("/api/v1/usage", opt=api("pool.read"))
 async def show_usage(request: AnyRequest) -> Answer:
     """Show the course of use by minute, hour or day."""
     return await show(request, lambda tx, now: usage_views.course(tx, query_of(request, now, "by")))
 
 
-@get("/api/v1/usage/advice")
+@get("/api/v1/usage/advice", opt=api("pool.read"))
 async def show_advice(request: AnyRequest) -> Answer:
     """Tell who can spare licenses and who is short."""
     return await show(

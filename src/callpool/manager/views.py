@@ -8,6 +8,7 @@ import msgspec
 
 from callpool.licensing.capacity import LICENSE_TYPES, POOL_TYPES
 from callpool.manager import queue, restored
+from callpool.manager.audit import ACCESS_CAUSES
 from callpool.manager.ledger import ACTIVE
 from callpool.manager.standing import is_reset, waits_for
 from callpool.manager.store.database import Row, Tx
@@ -30,7 +31,10 @@ _REPORTED = (
 
 
 def pool(tx: Tx, now: float) -> dict[str, Any]:
-    """Return the whole pool at `now` (manager's time): types, tenants, devices, units."""
+    """Return the pool at `now` (manager's time): types, tenants, devices, units.
+
+    A tenant's operator sees what is his tenants': of `types` their shares.
+    """
     held = _holdings(tx)
     targets: dict[int, dict[str, int]] = {}
     for r in tx.rows("SELECT device_id, type, target FROM allocation"):
@@ -40,7 +44,7 @@ def pool(tx: Tx, now: float) -> dict[str, Any]:
     rows = tx.rows(
         "SELECT u.*, d.name, d.apply, d.mode, d.removed_at, t.name AS tenant FROM unit u"
         " JOIN device d ON d.device_id = u.device_id JOIN tenant t ON t.tenant_id = d.tenant_id"
-        " ORDER BY d.name, u.role"
+        " WHERE TRUE AND MINE(d.tenant_id) ORDER BY d.name, u.role"
     )
     for r in rows:
         unit = _unit(r, held.get(r["serial"], {}), now)
@@ -73,9 +77,9 @@ def pool(tx: Tx, now: float) -> dict[str, Any]:
         }
     return {
         "time": now,
-        "product_key": tx.meta("product_key"),
+        "product_key": tx.meta("product_key") if tx.scope.whole else "",
         "restored": restored.shown(tx),
-        "types": _types(tx, now),
+        "types": _types(tx, now) if tx.scope.whole else _own_types(tx),
         "tenants": tenants(tx),
         "devices": list(devices.values()),
         "leaving": leaving,
@@ -114,6 +118,23 @@ def _types(tx: Tx, now: float) -> dict[str, Any]:
             "held": row["held"],
             "free": row["purchased"] - row["held"],
             "reclaiming": row["reclaiming"],
+        }
+    return out
+
+
+def _own_types(tx: Tx) -> dict[str, Any]:
+    """Return per type what a tenant's operator has: None where the pool alone bounds a tenant."""
+    own = tenants(tx)
+    out = {}
+    for name in POOL_TYPES:
+        shares = [t["shares"][name] for t in own]
+        bounded = all(s["share"] is not None for s in shares)
+        out[name] = {
+            "label": LICENSE_TYPES[name].label,
+            "purchased": sum(s["share"] for s in shares) if bounded else None,
+            "held": sum(s["held"] for s in shares),
+            "free": sum(s["free"] for s in shares) if bounded else None,
+            "reclaiming": sum(s["reclaiming"] for s in shares),
         }
     return out
 
@@ -184,7 +205,7 @@ def requests(tx: Tx) -> list[dict[str, Any]]:
             "state": r.state,
             "why": r.why,
         }
-        for r in queue.requests(tx)
+        for r in queue.requests(tx, mine=True)
     ]
 
 
@@ -198,8 +219,8 @@ def tenants(tx: Tx) -> list[dict[str, Any]]:
         "SELECT t.name, s.type, s.share, s.held,"
         " (SELECT coalesce(sum(h.held - h.granted), 0) FROM holding h WHERE h.since = 0"
         "   AND h.tenant_id = s.tenant_id AND h.type = s.type) AS reclaiming"
-        " FROM tenant t JOIN tenant_share s"
-        " ON s.tenant_id = t.tenant_id ORDER BY t.name, s.type"
+        " FROM tenant t JOIN tenant_share s ON s.tenant_id = t.tenant_id"
+        " WHERE TRUE AND MINE(t.tenant_id) ORDER BY t.name, s.type"
     ):
         tenant = out.setdefault(r["name"], {"name": r["name"], "shares": {}})
         tenant["shares"][r["type"]] = {
@@ -245,14 +266,23 @@ def tokens(tx: Tx, now: float) -> list[dict[str, Any]]:
             "expires": r["expires"],
             "revoked": bool(r["revoked"]),
             "serial": r["serial"],
+            "tenant": r["tenant"],
             "usable": not r["revoked"] and r["uses_left"] > 0 and r["expires"] > now,
         }
-        for r in tx.rows("SELECT * FROM registration_token ORDER BY token_id DESC LIMIT 500")
+        for r in tx.rows(
+            "SELECT r.*, t.name AS tenant FROM registration_token r"
+            " LEFT JOIN tenant t ON t.tenant_id = r.tenant_id"
+            " WHERE TRUE AND MINE(r.tenant_id) ORDER BY token_id DESC LIMIT 500"
+        )
     ]
 
 
 def journal(tx: Tx, limit: int, before: int | None) -> list[dict[str, Any]]:
-    """Return journal entries, the newest first, those before entry `before`."""
+    """Return journal entries of the pool, the newest first, those before entry `before`.
+
+    Who signs in is the audit log's. A tenant's operator sees what concerns his tenants, and of
+    what was asked for elsewhere not who it was.
+    """
     return [
         {
             "entry": r["entry"],
@@ -263,8 +293,14 @@ def journal(tx: Tx, limit: int, before: int | None) -> list[dict[str, Any]]:
             "detail": msgspec.json.decode(r["detail"]),
         }
         for r in tx.rows(
-            "SELECT * FROM journal WHERE entry < :before ORDER BY entry DESC LIMIT :limit",
+            "SELECT entry, at, cause, detail,"
+            " CASE WHEN elsewhere AND :narrow THEN 'elsewhere' ELSE who END AS who,"
+            " CASE WHEN elsewhere AND :narrow THEN '' ELSE source END AS source"
+            " FROM journal WHERE entry < :before AND cause NOT IN (SELECT value FROM"
+            " json_each(:access)) AND MINE(tenant_id) ORDER BY entry DESC LIMIT :limit",
             before=before if before is not None else 2**62,
+            narrow=not tx.scope.whole,
+            access=msgspec.json.encode(ACCESS_CAUSES).decode(),
             limit=limit,
         )
     ]

@@ -10,6 +10,7 @@ from typing import Any, Final, TypeVar
 
 import msgspec
 from litestar import MediaType, Request, Response
+from litestar.connection import ASGIConnection
 from litestar.exceptions import HTTPException
 
 from callpool.licensing.errors import CallpoolError, LicenseError, TrustError
@@ -43,6 +44,19 @@ _STATUS: Final = {
     "bad_credentials": 401,
     "session_expired": 401,
     "not_signed_in": 401,
+    "token_refused": 401,
+    "not_permitted": 403,
+    "foreign_origin": 403,
+    "csrf_needed": 403,
+    "wrong_password": 403,
+    "bad_role": 400,
+    "bad_scope": 400,
+    "weak_password": 400,
+    "tenants_needed": 400,
+    "no_tenants_here": 400,
+    "unknown_operator": 404,
+    "unknown_session": 404,
+    "too_many_sign_ins": 503,
     "unknown_device": 404,
     "unknown_tenant": 404,
     "unknown_serial": 404,
@@ -97,7 +111,8 @@ def problem(code: str, sentence: str, status: int) -> Response[bytes]:
     body = {"type": "about:blank", "title": code, "status": status, "code": code}
     headers = {}
     if status == 401:
-        headers["WWW-Authenticate"] = 'Basic realm="callpool", charset="UTF-8"'
+        # Not Basic: a browser would ask for the password itself, and send it ever after.
+        headers["WWW-Authenticate"] = 'Bearer realm="callpool"'
     if status in (429, 503):
         headers["Retry-After"] = "60" if status == 429 else "5"
     return Response(
@@ -170,6 +185,6 @@ def decode(raw: bytes, kind: type[T]) -> T:
         raise CallpoolError("bad_json", "The body is not well-formed JSON.") from error
 
 
-def source_of(request: Request[Any, Any, Any]) -> str:
+def source_of(request: ASGIConnection[Any, Any, Any, Any]) -> str:
     """Return the address that a request comes from."""
     return request.client.host if request.client else ""
