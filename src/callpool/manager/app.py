@@ -57,6 +57,8 @@ def build(manager: Manager, port: int) -> Litestar:
             sweeper.cancel()
             with contextlib.suppress(asyncio.CancelledError):
                 await sweeper
+            with contextlib.suppress(CallpoolError):  # the next start signs what is there then
+                await in_thread(lambda: manager.heads.keep(manager, at_once=True))
             await app.state.hub.stop()
 
     handlers: dict[Any, Any] = {
@@ -98,11 +100,16 @@ def build(manager: Manager, port: int) -> Litestar:
 
 
 async def _sweep(manager: Manager) -> None:
+    told = ""
     while True:
         try:
             await in_thread(manager.sweep)
+            await in_thread(lambda: manager.heads.keep(manager))
+            told = ""
         except CallpoolError as error:
-            _log.warning("%s", error.sentence)
+            if error.sentence != told:
+                _log.warning("%s", error.sentence)
+            told = error.sentence
         await asyncio.sleep(_SWEEP)
 
 

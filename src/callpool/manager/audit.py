@@ -21,6 +21,12 @@ from callpool.manager.store.database import Row, Tx
 DONE: Final = "done"
 REFUSED: Final = "refused"
 
+#: The line that tells of lines which a signed head knows and the log has no more, and the one by
+#: which an administrator accepts it.
+LOST: Final = "audit_lines_lost"
+ACCEPTED: Final = "audit_loss_accepted"
+#: What a cause of smart licensing begins with.
+SMART: Final = "smart_"
 #: What concerns access alone: in the audit log, not in what is shown as the pool's journal.
 ACCESS_CAUSES: Final = (
     "sign_in_failed",
@@ -35,6 +41,8 @@ ACCESS_CAUSES: Final = (
     "sessions_ended",
     "api_token_made",
     "api_token_revoked",
+    LOST,
+    ACCEPTED,
 )
 
 

@@ -15,6 +15,7 @@ from callpool.host.files import write_durably
 from callpool.licensing.errors import CallpoolError, LicenseError
 from callpool.licensing.order import POOL_ORDER, SMART_ORDER, PurchaseOrder
 from callpool.manager import authority, authority_ledger, requests
+from callpool.manager.audit_heads import Heads
 from callpool.manager.change import CLOCK, HERE, Acting, Change, keep_elapsed, read_elapsed
 from callpool.manager.grant_journal import Entry, GrantJournal
 from callpool.manager.identity import Identity
@@ -62,6 +63,7 @@ class Manager:
             Path(self.settings.grant_journal) if self.settings.grant_journal else layout.grants
         )
         self.grants = Grants(self.database, GrantJournal(journal))
+        self.heads = Heads(journal.with_name("audit.head"), self.identity)
         #: Called after a change that some unit has to pull; set by the hints' hub.
         self.on_hint: Callable[[], None] = lambda: None
 

@@ -297,7 +297,8 @@ def journal(tx: Tx, limit: int, before: int | None) -> list[dict[str, Any]]:
             " CASE WHEN elsewhere AND :narrow THEN 'elsewhere' ELSE who END AS who,"
             " CASE WHEN elsewhere AND :narrow THEN '' ELSE source END AS source"
             " FROM journal WHERE entry < :before AND cause NOT IN (SELECT value FROM"
-            " json_each(:access)) AND MINE(tenant_id) ORDER BY entry DESC LIMIT :limit",
+            " json_each(:access)) AND substr(cause, 1, 6) <> 'smart_' AND MINE(tenant_id)"
+            " ORDER BY entry DESC LIMIT :limit",
             before=before if before is not None else 2**62,
             narrow=not tx.scope.whole,
             access=msgspec.json.encode(ACCESS_CAUSES).decode(),
