@@ -16,9 +16,12 @@ from callpool.manager.access import Principal
 from callpool.manager.change import Change
 from callpool.manager.core import Manager
 from callpool.manager.guard import principal_of
+from callpool.manager.idempotency import HEADER, REPLAYED, Again, Asked
+from callpool.manager.idempotency import asked as asked_for
 from callpool.manager.preview import preview
 from callpool.manager.store.database import Tx
-from callpool.manager.web import JSON, answer, decode, in_thread, read_body
+from callpool.manager.tags import check_match
+from callpool.manager.web import JSON, answer, body_read, decode, in_thread, read_body
 
 T = TypeVar("T")
 AnyRequest = Request[Any, Any, Any]
@@ -36,38 +39,89 @@ async def do(
     then: Callable[[T], Any],
     status: int = 200,
     previews: bool = False,
+    tag: Callable[[Change], tuple[str, str]] | None = None,
 ) -> Answer:
-    """Run a change for the operator who asks.
+    """Run a change for the operator who asks, once for each idempotency key.
 
-    With `previews` the request may ask by `?preview=true` what the change would do. Raises
-    LicenseError `bad_request` where it asks for a preview that there is not.
+    With `previews` the request may ask by `?preview=true` what the change would do. `tag` returns
+    the name and the tag of what is changed: an `If-Match` that does not fit refuses the change.
+    Raises LicenseError `bad_request` (a preview that there is not), `bad_idempotency_key`,
+    CallpoolError `idempotency_key_reused`, `changed_meanwhile`.
     """
     look = flag_of(request, "preview")
     if look and not previews:
         raise LicenseError("bad_request", "This change cannot be previewed.")
     manager: Manager = request.app.state.manager
     who = principal_of(request)
+    asked = None if look else _asked(request, who)
+    match = request.headers.get("if-match", "")
 
-    def recorded(change: Change) -> T:
-        before = change.lines
-        result = work(change)
-        if change.lines == before:
+    def recorded(change: Change) -> bytes:
+        if asked is not None:
+            asked.before(change)
+        result = checked(change)
+        if not change.lines:
             # Nothing is changed unseen, whatever the change itself writes down.
             change.journal("changed", method=request.method, path=request.url.path[:200])
-        return result
+        raw = msgspec.json.encode(then(result))
+        if asked is not None:
+            asked.after(change, status, raw)
+        return raw
+
+    def checked(change: Change) -> T:
+        if match and tag is not None:
+            what, now = tag(change)
+            check_match(match, now, what)
+        return work(change)
 
     def run() -> Answer:
         if look:
-            return answer(preview(manager, who.username, who.source, work, then, who.acting))
-        made = manager.change(who.username, who.source, recorded, acting=who.acting)
-        return answer(then(made), status)
+            return answer(preview(manager, who.username, who.source, checked, then, who.acting))
+        try:
+            raw = manager.change(who.username, who.source, recorded, acting=who.acting)
+        except Again as again:
+            return Response(
+                again.body,
+                status_code=again.status,
+                media_type=JSON,
+                headers={REPLAYED: "true"},
+            )
+        return Response(raw, status_code=status, media_type=JSON)
 
     return await in_thread(run)
 
 
-async def show(request: AnyRequest, query: Callable[[Tx, float], Any]) -> Answer:
-    """Answer an operator's question; `query` is given the manager's time."""
-    return await in_thread(lambda: answer(ask(request, query)))
+def _asked(request: AnyRequest, who: Principal) -> Asked | None:
+    key = request.headers.get(HEADER)
+    if key is None:
+        return None
+    return asked_for(
+        who.username,
+        key,
+        request.method.encode(),
+        request.scope["raw_path"],
+        request.scope["query_string"],
+        request.headers.get("content-type", "").encode(),
+        body_read(request),
+    )
+
+
+async def show(
+    request: AnyRequest, query: Callable[[Tx, float], Any], *, tagged: bool = False
+) -> Answer:
+    """Answer an operator's question; `query` is given the manager's time.
+
+    Where it is `tagged` the answer's `etag` stands in a header as well, for `If-Match`.
+    """
+
+    def run() -> Answer:
+        found = ask(request, query)
+        made = answer(found)
+        if tagged:
+            made.headers["ETag"] = found["etag"]
+        return made
+
+    return await in_thread(run)
 
 
 def ask(request: AnyRequest, query: Callable[[Tx, float], T]) -> T:

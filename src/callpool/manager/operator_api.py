@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any, Final
 
 import msgspec
@@ -9,10 +10,11 @@ from litestar import delete, get, patch, post, put
 
 from callpool.licensing.errors import LicenseError
 from callpool.licensing.order import PurchaseOrder
-from callpool.manager import inventory, pools, requests, views
+from callpool.manager import device_views, inventory, pools, requests, views
 from callpool.manager.change import Change
 from callpool.manager.core import Manager
 from callpool.manager.declare import api
+from callpool.manager.device_views import DeviceQuery
 from callpool.manager.doors import (
     Answer,
     AnyRequest,
@@ -20,9 +22,11 @@ from callpool.manager.doors import (
     body_of,
     do,
     flag_of,
+    query_of,
     show,
-    whole_of,
 )
+from callpool.manager.paging import Page
+from callpool.manager.tags import device_tag_now, tenant_tag_now
 from callpool.manager.web import read_body
 from callpool.wire.messages import CONTENT_TYPE
 from callpool.wire.tokens import join
@@ -81,10 +85,11 @@ async def show_pool(request: AnyRequest) -> Answer:
     return await show(request, views.pool)
 
 
-@get("/api/v1/orders", opt=api("supply.read"))
+@get("/api/v1/orders", opt=api("supply.read", query=views.OrderQuery))
 async def show_orders(request: AnyRequest) -> Answer:
-    """List imported orders."""
-    return await show(request, lambda tx, now: {"orders": views.orders(tx, now)})
+    """List imported orders, the one that ends last first."""
+    asked = query_of(request, views.OrderQuery)
+    return await show(request, lambda tx, now: views.order_page(tx, now, asked))
 
 
 @post("/api/v1/orders", status_code=201, opt=api("supply.change"))
@@ -101,10 +106,17 @@ async def add_order(request: AnyRequest) -> Answer:
     )
 
 
-@get("/api/v1/tenants", opt=api("pool.read"))
+@get("/api/v1/tenants", opt=api("pool.read", query=views.TenantQuery))
 async def show_tenants(request: AnyRequest) -> Answer:
     """List tenants and their shares."""
-    return await show(request, lambda tx, now: {"tenants": views.tenants(tx)})
+    asked = query_of(request, views.TenantQuery)
+    return await show(request, lambda tx, now: views.tenant_page(tx, asked))
+
+
+@get("/api/v1/tenants/{name:str}", opt=api("pool.read"))
+async def show_tenant(request: AnyRequest, name: str) -> Answer:
+    """Show one tenant and its shares."""
+    return await show(request, lambda tx, now: views.tenant(tx, name), tagged=True)
 
 
 @post("/api/v1/tenants", status_code=201, opt=api("supply.change"))
@@ -129,13 +141,21 @@ async def change_tenant(request: AnyRequest, name: str) -> Answer:
         lambda change: inventory.set_shares(change, name, shares),
         then=lambda _: {"name": name, "shares": shares},
         previews=True,
+        tag=_tenant_tag(name),
     )
 
 
-@get("/api/v1/devices", opt=api("pool.read"))
+@get("/api/v1/devices", opt=api("pool.read", query=DeviceQuery))
 async def show_devices(request: AnyRequest) -> Answer:
     """List devices, as the pool shows them."""
-    return await show(request, lambda tx, now: {"devices": views.pool(tx, now)["devices"]})
+    asked = query_of(request, DeviceQuery)
+    return await show(request, lambda tx, now: device_views.page(tx, now, asked))
+
+
+@get("/api/v1/devices/{name:str}", opt=api("pool.read"))
+async def show_device(request: AnyRequest, name: str) -> Answer:
+    """Show one device with its units."""
+    return await show(request, lambda tx, now: device_views.device(tx, now, name), tagged=True)
 
 
 @post("/api/v1/devices", status_code=201, opt=api("pool.change"))
@@ -164,6 +184,7 @@ async def change_device(request: AnyRequest, name: str) -> Answer:
         ),
         then=lambda _: {"name": name},
         previews=True,
+        tag=_device_tag(name),
     )
 
 
@@ -175,6 +196,7 @@ async def remove_device(request: AnyRequest, name: str) -> Answer:
         lambda change: inventory.remove_device(change, name),
         then=lambda _: {"name": name},
         previews=True,
+        tag=_device_tag(name),
     )
 
 
@@ -203,13 +225,15 @@ async def set_allocation(request: AnyRequest, name: str) -> Answer:
             "waiting": done[1],
         },
         previews=True,
+        tag=_device_tag(name, within),
     )
 
 
-@get("/api/v1/requests", opt=api("pool.read"))
+@get("/api/v1/requests", opt=api("pool.read", query=views.RequestQuery))
 async def show_requests(request: AnyRequest) -> Answer:
     """List the requests that wait, the longest waiting first."""
-    return await show(request, lambda tx, now: {"requests": views.requests(tx)})
+    asked = query_of(request, views.RequestQuery)
+    return await show(request, lambda tx, now: views.request_page(tx, asked))
 
 
 @delete("/api/v1/devices/{name:str}/request", status_code=200, opt=api("pool.change"))
@@ -220,6 +244,7 @@ async def cancel_request(request: AnyRequest, name: str) -> Answer:
         lambda change: requests.cancel(change, inventory.device_by_name(change, name)),
         then=lambda _: {"name": name},
         previews=True,
+        tag=_device_tag(name),
     )
 
 
@@ -234,6 +259,7 @@ async def replace_serial(request: AnyRequest, name: str) -> Answer:
         ),
         then=lambda _: {"name": name, "serial": body.by},
         previews=True,
+        tag=_device_tag(name),
     )
 
 
@@ -249,10 +275,11 @@ async def unlock(request: AnyRequest, serial: str) -> Answer:
     )
 
 
-@get("/api/v1/tokens", opt=api("pool.read"))
+@get("/api/v1/tokens", opt=api("pool.read", query=Page))
 async def show_tokens(request: AnyRequest) -> Answer:
-    """List registration tokens."""
-    return await show(request, lambda tx, now: {"tokens": views.tokens(tx, now)})
+    """List registration tokens, the newest first."""
+    asked = query_of(request, Page)
+    return await show(request, lambda tx, now: views.token_page(tx, now, asked))
 
 
 @post("/api/v1/tokens", status_code=201, opt=api("pool.change"))
@@ -286,14 +313,27 @@ async def revoke_token(request: AnyRequest, number: int) -> Answer:
     )
 
 
-@get("/api/v1/journal", opt=api("pool.read"))
+@get("/api/v1/journal", opt=api("pool.read", query=views.JournalQuery))
 async def show_journal(request: AnyRequest) -> Answer:
-    """Show the journal, newest first: `?limit=` up to 1000, `?before=` an entry."""
-    limit, before = whole_of(request, "limit", 100), whole_of(request, "before", None)
-    return await show(
-        request,
-        lambda tx, now: {"journal": views.journal(tx, min(limit or 100, 1000), before)},
-    )
+    """Show the pool's journal, the newest entry first."""
+    asked = query_of(request, views.JournalQuery)
+    return await show(request, lambda tx, now: views.journal_page(tx, asked))
+
+
+def _device_tag(name: str, within: str = "") -> Callable[[Change], tuple[str, str]]:
+    def tag(change: Change) -> tuple[str, str]:
+        device = inventory.device_by_name(change, name, within)
+        return f"Device {name}", device_tag_now(change.tx, device)
+
+    return tag
+
+
+def _tenant_tag(name: str) -> Callable[[Change], tuple[str, str]]:
+    def tag(change: Change) -> tuple[str, str]:
+        found = inventory.tenant_by_name(change, name)
+        return f"Tenant {name}", tenant_tag_now(change.tx, found)
+
+    return tag
 
 
 HANDLERS = (
@@ -301,9 +341,11 @@ HANDLERS = (
     show_orders,
     add_order,
     show_tenants,
+    show_tenant,
     add_tenant,
     change_tenant,
     show_devices,
+    show_device,
     add_device,
     change_device,
     remove_device,

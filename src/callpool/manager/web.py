@@ -22,6 +22,7 @@ _log = logging.getLogger(__name__)
 MAX_BODY: Final = 256 * 1024
 PROBLEM: Final = "application/problem+json"
 JSON: Final = "application/json"
+_BODY: Final = "callpool_body"
 
 _STATUS: Final = {
     "bad_request": 400,
@@ -51,6 +52,9 @@ _STATUS: Final = {
     "wrong_password": 403,
     "bad_role": 400,
     "bad_cursor": 400,
+    "bad_idempotency_key": 400,
+    "idempotency_key_reused": 422,
+    "changed_meanwhile": 412,
     "tenant_needed": 400,
     "audit_head_unusable": 503,
     "busy": 503,
@@ -173,8 +177,15 @@ async def read_body(request: Request[Any, Any, Any], types: Collection[str]) -> 
             if len(body) > MAX_BODY:
                 break
         else:
+            request.scope["state"][_BODY] = bytes(body)
             return bytes(body)
     raise CallpoolError("body_too_large", f"A body has at most {MAX_BODY} bytes.")
+
+
+def body_read(request: Request[Any, Any, Any]) -> bytes:
+    """Return the body as `read_body` has read it, nothing where it has not."""
+    found = request.scope["state"].get(_BODY, b"")
+    return bytes(found)
 
 
 def decode(raw: bytes, kind: type[T]) -> T:

@@ -16,6 +16,13 @@ down_revision: str | None = "0005"
 branch_labels: str | Sequence[str] | None = None
 depends_on: str | Sequence[str] | None = None
 
+_RARE = (
+    ("unit_locked", "unit", ["device_id"], "locked IS NOT NULL"),
+    ("unit_released", "unit", ["device_id"], "released"),
+    ("unit_without_key", "unit", ["device_id"], "public_key IS NULL"),
+    ("holding_giving_back", "holding", ["type", "tenant_id"], "held > granted"),
+)
+
 
 def upgrade() -> None:
     # Whoever could sign in before could do everything.
@@ -66,6 +73,36 @@ def upgrade() -> None:
     op.create_index("api_token_operator", "api_token", ["username"])
     # A registration token of a tenant enrols that tenant's serial numbers only.
     op.add_column("registration_token", sa.Column("tenant_id", sa.Integer))
+    op.create_table(
+        "idempotency",
+        sa.Column("username", sa.Text, primary_key=True),
+        sa.Column("key_hash", sa.Text, primary_key=True),
+        sa.Column("fingerprint", sa.Text, nullable=False),
+        sa.Column("status", sa.Integer, nullable=False),
+        # encrypted by a key that only the idempotency key yields
+        sa.Column("body", sa.LargeBinary, nullable=False),
+        sa.Column("made_at", sa.Float, nullable=False),
+    )
+    op.create_index("idempotency_age", "idempotency", ["made_at"])
+    # Lists of many devices: by tenant and name, and found by a part of a serial number.
+    op.create_index(
+        "device_tenant",
+        "device",
+        ["tenant_id", "name"],
+        sqlite_where=sa.text("removed_at IS NULL"),
+        postgresql_where=sa.text("removed_at IS NULL"),
+    )
+    op.create_index("device_added", "device", ["added_at", "name"])
+    # What is rare among many: units that need attention, shares that are being taken back.
+    for name, table, columns, where in _RARE:
+        op.create_index(
+            name,
+            table,
+            columns,
+            sqlite_where=sa.text(where),
+            postgresql_where=sa.text(where),
+        )
+    op.create_index("unit_search", "unit", ["serial", "device_id", "state"])
     _chain_the_journal()
 
 
@@ -105,6 +142,12 @@ def downgrade() -> None:
         op.drop_index(name)
     for name in ("hash", "elsewhere", "tenant_id", "outcome", "via", "role"):
         op.drop_column("journal", name)
+    op.drop_index("unit_search")
+    for name, *_ in _RARE:
+        op.drop_index(name)
+    op.drop_index("device_added")
+    op.drop_index("device_tenant")
+    op.drop_table("idempotency")
     op.drop_column("registration_token", "tenant_id")
     op.drop_table("api_token")
     op.drop_table("operator_tenant")
