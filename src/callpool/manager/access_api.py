@@ -7,6 +7,7 @@ from typing import Any
 
 from litestar import Response, delete, get, patch, post, put
 from litestar.datastructures import Cookie
+from litestar.params import FromPath
 
 from callpool.licensing.errors import CallpoolError, LicenseError
 from callpool.manager import operators
@@ -142,7 +143,7 @@ def _sessions(tx: Tx, now: float, who: Principal) -> list[dict[str, Any]]:
 
 
 @delete("/api/v1/sessions/{session:str}", status_code=200, opt=api("own"))
-async def close_session(request: AnyRequest, session: str) -> Answer:
+async def close_session(request: AnyRequest, session: FromPath[str]) -> Answer:
     """Sign out (`current`), or end another of my sessions."""
     access: Access = request.app.state.access
     who = principal_of(request)
@@ -229,7 +230,7 @@ async def _new_password(given: str, username: str) -> tuple[str | None, str]:
 
 
 @patch("/api/v1/operators/{username:str}", opt=api("operators.change"))
-async def change_operator(request: AnyRequest, username: str) -> Answer:
+async def change_operator(request: AnyRequest, username: FromPath[str]) -> Answer:
     """Change an operator's role, tenants, or let him in no more."""
     body = await body_of(request, OperatorPatch)
 
@@ -243,7 +244,7 @@ async def change_operator(request: AnyRequest, username: str) -> Answer:
 
 
 @put("/api/v1/operators/{username:str}/password", opt=api("operators.change"))
-async def set_password(request: AnyRequest, username: str) -> Answer:
+async def set_password(request: AnyRequest, username: FromPath[str]) -> Answer:
     """Set an operator's password; his sessions end."""
     body = await body_of(request, NewPasswordBody)
     password, kept = await _new_password(body.password, username)
@@ -255,7 +256,7 @@ async def set_password(request: AnyRequest, username: str) -> Answer:
 
 
 @delete("/api/v1/operators/{username:str}", status_code=200, opt=api("operators.change"))
-async def remove_operator(request: AnyRequest, username: str) -> Answer:
+async def remove_operator(request: AnyRequest, username: FromPath[str]) -> Answer:
     """Remove an operator with his sessions and tokens."""
     return await do(
         request,
@@ -265,7 +266,7 @@ async def remove_operator(request: AnyRequest, username: str) -> Answer:
 
 
 @delete("/api/v1/operators/{username:str}/sessions", status_code=200, opt=api("operators.change"))
-async def end_sessions(request: AnyRequest, username: str) -> Answer:
+async def end_sessions(request: AnyRequest, username: FromPath[str]) -> Answer:
     """End all sessions of an operator."""
 
     def work(change: Change) -> int:
@@ -301,7 +302,7 @@ async def add_api_token(request: AnyRequest) -> Answer:
 
 
 @delete("/api/v1/api-tokens/{number:int}", status_code=200, opt=api("own"))
-async def revoke_api_token(request: AnyRequest, number: int) -> Answer:
+async def revoke_api_token(request: AnyRequest, number: FromPath[int]) -> Answer:
     """Revoke one of my API tokens."""
     who = principal_of(request)
     return await do(
@@ -318,7 +319,7 @@ async def show_all_api_tokens(request: AnyRequest) -> Answer:
 
 
 @delete("/api/v1/all-api-tokens/{number:int}", status_code=200, opt=api("operators.change"))
-async def revoke_any_api_token(request: AnyRequest, number: int) -> Answer:
+async def revoke_any_api_token(request: AnyRequest, number: FromPath[int]) -> Answer:
     """Revoke anybody's API token."""
     return await do(
         request,

@@ -11,6 +11,7 @@ from collections.abc import Callable
 from typing import Any, Final
 
 from litestar import Request, Response, post
+from litestar.params import FromPath
 from litestar.response import Stream
 
 from callpool.licensing.errors import CallpoolError, LicenseError, TrustError
@@ -154,7 +155,7 @@ async def register_door(request: AnyRequest) -> Response[str]:
 
 
 async def _door(
-    request: AnyRequest, path: str, typ: str, kind: type[InstanceRequest], do: Work
+    request: AnyRequest, path: FromPath[str], typ: str, kind: type[InstanceRequest], do: Work
 ) -> Response[str]:
     manager: Manager = request.app.state.manager
     envelope = await read_body(request, {CONTENT_TYPE})

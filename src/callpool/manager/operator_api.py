@@ -7,6 +7,7 @@ from typing import Any, Final
 
 import msgspec
 from litestar import delete, get, patch, post, put
+from litestar.params import FromPath
 
 from callpool.licensing.errors import LicenseError
 from callpool.licensing.order import PurchaseOrder
@@ -114,7 +115,7 @@ async def show_tenants(request: AnyRequest) -> Answer:
 
 
 @get("/api/v1/tenants/{name:str}", opt=api("pool.read"))
-async def show_tenant(request: AnyRequest, name: str) -> Answer:
+async def show_tenant(request: AnyRequest, name: FromPath[str]) -> Answer:
     """Show one tenant and its shares."""
     return await show(request, lambda tx, now: views.tenant(tx, name), tagged=True)
 
@@ -133,7 +134,7 @@ async def add_tenant(request: AnyRequest) -> Answer:
 
 
 @put("/api/v1/tenants/{name:str}", opt=api("supply.change"))
-async def change_tenant(request: AnyRequest, name: str) -> Answer:
+async def change_tenant(request: AnyRequest, name: FromPath[str]) -> Answer:
     """Set a tenant's shares: {type: count or null}."""
     shares = await body_of(request, dict[str, Any])
     return await do(
@@ -153,7 +154,7 @@ async def show_devices(request: AnyRequest) -> Answer:
 
 
 @get("/api/v1/devices/{name:str}", opt=api("pool.read"))
-async def show_device(request: AnyRequest, name: str) -> Answer:
+async def show_device(request: AnyRequest, name: FromPath[str]) -> Answer:
     """Show one device with its units."""
     return await show(request, lambda tx, now: device_views.device(tx, now, name), tagged=True)
 
@@ -174,7 +175,7 @@ async def add_device(request: AnyRequest) -> Answer:
 
 
 @patch("/api/v1/devices/{name:str}", opt=api("pool.change"))
-async def change_device(request: AnyRequest, name: str) -> Answer:
+async def change_device(request: AnyRequest, name: FromPath[str]) -> Answer:
     """Change a device's tenant, way to apply, or mode."""
     body = await body_of(request, DevicePatch)
     return await do(
@@ -189,7 +190,7 @@ async def change_device(request: AnyRequest, name: str) -> Answer:
 
 
 @delete("/api/v1/devices/{name:str}", status_code=200, opt=api("pool.change"))
-async def remove_device(request: AnyRequest, name: str) -> Answer:
+async def remove_device(request: AnyRequest, name: FromPath[str]) -> Answer:
     """Remove a device; what it may still use stays held until it confirms or its lease ends."""
     return await do(
         request,
@@ -201,7 +202,7 @@ async def remove_device(request: AnyRequest, name: str) -> Answer:
 
 
 @put("/api/v1/devices/{name:str}/allocation", opt=api("pool.change"))
-async def set_allocation(request: AnyRequest, name: str) -> Answer:
+async def set_allocation(request: AnyRequest, name: FromPath[str]) -> Answer:
     """Set what a device is to have: {type: count}; with `?wait=true` queue what cannot be had.
 
     With `?tenant=` it has to be a device of that tenant.
@@ -237,7 +238,7 @@ async def show_requests(request: AnyRequest) -> Answer:
 
 
 @delete("/api/v1/devices/{name:str}/request", status_code=200, opt=api("pool.change"))
-async def cancel_request(request: AnyRequest, name: str) -> Answer:
+async def cancel_request(request: AnyRequest, name: FromPath[str]) -> Answer:
     """Cancel a device's request."""
     return await do(
         request,
@@ -249,7 +250,7 @@ async def cancel_request(request: AnyRequest, name: str) -> Answer:
 
 
 @post("/api/v1/devices/{name:str}/replace", status_code=200, opt=api("pool.change"))
-async def replace_serial(request: AnyRequest, name: str) -> Answer:
+async def replace_serial(request: AnyRequest, name: FromPath[str]) -> Answer:
     """Let one serial number take the place of another."""
     body = await body_of(request, ReplaceBody)
     return await do(
@@ -264,7 +265,7 @@ async def replace_serial(request: AnyRequest, name: str) -> Answer:
 
 
 @post("/api/v1/units/{serial:str}/unlock", status_code=200, opt=api("pool.change"))
-async def unlock(request: AnyRequest, serial: str) -> Answer:
+async def unlock(request: AnyRequest, serial: FromPath[str]) -> Answer:
     """Void a unit's identity and return a token by which one machine goes on as it."""
     manager: Manager = request.app.state.manager
     kid = manager.identity.anchor.public.kid
@@ -304,7 +305,7 @@ async def add_token(request: AnyRequest) -> Answer:
 
 
 @delete("/api/v1/tokens/{number:int}", status_code=200, opt=api("pool.change"))
-async def revoke_token(request: AnyRequest, number: int) -> Answer:
+async def revoke_token(request: AnyRequest, number: FromPath[int]) -> Answer:
     """Revoke a registration token."""
     return await do(
         request,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from litestar import delete, post
+from litestar.params import FromPath
 
 from callpool.manager import windows
 from callpool.manager.change import Change
@@ -20,7 +21,7 @@ class RestartBody(Body, frozen=True, kw_only=True):
 
 
 @post("/api/v1/devices/{name:str}/restart", status_code=202, opt=api("pool.change"))
-async def restart_device(request: AnyRequest, name: str) -> Answer:
+async def restart_device(request: AnyRequest, name: FromPath[str]) -> Answer:
     """Ask a device to restart its SIP service, at once or in its window."""
     body = await body_of(request, RestartBody)
     window = windows.parse(body.window) if body.window else None
@@ -40,7 +41,7 @@ async def restart_device(request: AnyRequest, name: str) -> Answer:
 
 
 @delete("/api/v1/devices/{name:str}/restart", status_code=200, opt=api("pool.change"))
-async def cancel_restart(request: AnyRequest, name: str) -> Answer:
+async def cancel_restart(request: AnyRequest, name: FromPath[str]) -> Answer:
     """Cancel a restart that waits for its window."""
     return await do(
         request,

@@ -7,6 +7,7 @@ from collections.abc import AsyncIterator
 from typing import Any, Final
 
 from litestar import delete, get, post
+from litestar.params import FromPath
 from litestar.response import Stream
 
 from callpool.licensing.errors import LicenseError
@@ -153,7 +154,7 @@ async def add_token(request: AnyRequest) -> Answer:
 
 
 @delete("/api/v1/smart/tokens/{number:int}", status_code=200, opt=api("smart.change"))
-async def revoke_token(request: AnyRequest, number: int) -> Answer:
+async def revoke_token(request: AnyRequest, number: FromPath[int]) -> Answer:
     """Revoke a registration token."""
     return await do(
         request,
@@ -223,7 +224,7 @@ async def show_instances(request: AnyRequest) -> Answer:
 
 
 @delete("/api/v1/smart/instances/{name:str}", status_code=200, opt=api("smart.change"))
-async def remove_instance(request: AnyRequest, name: str) -> Answer:
+async def remove_instance(request: AnyRequest, name: FromPath[str]) -> Answer:
     """Take an instance, by its id or serial number, off the list: it has to register again."""
     return await do(
         request,
@@ -233,7 +234,7 @@ async def remove_instance(request: AnyRequest, name: str) -> Answer:
 
 
 @post("/api/v1/smart/instances/{name:str}/revoke", status_code=200, opt=api("smart.change"))
-async def revoke_instance(request: AnyRequest, name: str) -> Answer:
+async def revoke_instance(request: AnyRequest, name: FromPath[str]) -> Answer:
     """Revoke the ID certificate of an instance, by its id or serial number."""
     return await do(
         request,
@@ -243,7 +244,7 @@ async def revoke_instance(request: AnyRequest, name: str) -> Answer:
 
 
 @post("/api/v1/smart/instances/{name:str}/move", status_code=200, opt=api("smart.change"))
-async def move_instance(request: AnyRequest, name: str) -> Answer:
+async def move_instance(request: AnyRequest, name: FromPath[str]) -> Answer:
     """Move an instance, by its id or serial number, to another virtual account."""
     body = await body_of(request, MoveBody)
     return await do(
@@ -263,7 +264,7 @@ async def show_alerts(request: AnyRequest) -> Answer:
 
 
 @delete("/api/v1/smart/alerts/{number:int}", status_code=200, opt=api("smart.change"))
-async def dismiss_alert(request: AnyRequest, number: int) -> Answer:
+async def dismiss_alert(request: AnyRequest, number: FromPath[int]) -> Answer:
     """Dismiss an alert about what has happened."""
     return await do(
         request, lambda change: authority.dismiss(change, number), then=lambda _: {"id": number}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any, Final, Literal
 
 import msgspec
@@ -15,12 +16,13 @@ from callpool.manager.store.database import Row, Tx
 from callpool.manager.tags import tenant_tag
 
 
-def pool(tx: Tx, now: float) -> dict[str, Any]:
+def pool(tx: Tx, now: float, ids: Sequence[int] | None = None) -> dict[str, Any]:
     """Return the pool at `now` (manager's time): types, tenants, devices, units.
 
+    Of devices all, or those with the numbers `ids`.
     A tenant's operator sees what is his tenants': of `types` their shares.
     """
-    devices, leaving = device_views.devices(tx, now)
+    devices, leaving = device_views.devices(tx, now, ids)
     return {
         "time": now,
         "product_key": tx.meta("product_key") if tx.scope.whole else "",
