@@ -14,10 +14,14 @@ from callpool.manager import operators
 from callpool.manager.access import BEARER, BROWSER, COOKIE, Access, Principal
 from callpool.manager.change import Change
 from callpool.manager.declare import api
-from callpool.manager.doors import Answer, AnyRequest, Body, body_of, do, show
+from callpool.manager.doors import Answer, AnyRequest, Body, body_of, do, query_of, show
 from callpool.manager.guard import principal_of
+from callpool.manager.operators import OperatorQuery
+from callpool.manager.paging import Page
 from callpool.manager.passwords import check_password, hashed_aside
 from callpool.manager.roles import VIEWER, allowed
+from callpool.manager.shapes import access as forms
+from callpool.manager.shapes.base import Numbered
 from callpool.manager.store.database import Tx
 from callpool.manager.web import answer, in_thread, source_of
 
@@ -94,7 +98,11 @@ def shown(who: Principal, tenants: list[str]) -> dict[str, Any]:
     }
 
 
-@post("/api/v1/sessions", status_code=201, opt=api("public"))
+@post(
+    "/api/v1/sessions",
+    status_code=201,
+    opt=api("public", answer=forms.SignedIn, body=SessionBody, once=False),
+)
 async def open_session(request: AnyRequest) -> Answer:
     """Sign in: returns a bearer token, or sets a browser's cookie."""
     access: Access = request.app.state.access
@@ -109,14 +117,14 @@ async def open_session(request: AnyRequest) -> Answer:
     return made
 
 
-@get("/api/v1/me", opt=api("own"))
+@get("/api/v1/me", opt=api("own", answer=forms.Me))
 async def show_me(request: AnyRequest) -> Answer:
     """Show who I am, and what I may do."""
     who = principal_of(request)
     return await show(request, lambda tx, now: shown(who, operators.tenants_of(tx, who.username)))
 
 
-@get("/api/v1/sessions", opt=api("own"))
+@get("/api/v1/sessions", opt=api("own", answer=forms.Sessions))
 async def show_sessions(request: AnyRequest) -> Answer:
     """List my sessions."""
     who = principal_of(request)
@@ -142,7 +150,11 @@ def _sessions(tx: Tx, now: float, who: Principal) -> list[dict[str, Any]]:
     ]
 
 
-@delete("/api/v1/sessions/{session:str}", status_code=200, opt=api("own"))
+@delete(
+    "/api/v1/sessions/{session:str}",
+    status_code=200,
+    opt=api("own", answer=forms.SignedOut, once=False),
+)
 async def close_session(request: AnyRequest, session: FromPath[str]) -> Answer:
     """Sign out (`current`), or end another of my sessions."""
     access: Access = request.app.state.access
@@ -176,7 +188,7 @@ def _named(access: Access, who: Principal, session: str) -> str:
     )
 
 
-@put("/api/v1/me/password", opt=api("own"))
+@put("/api/v1/me/password", opt=api("own", answer=forms.PasswordChanged, body=PasswordBody))
 async def change_password(request: AnyRequest) -> Answer:
     """Change my password; my other sessions end."""
     access: Access = request.app.state.access
@@ -197,20 +209,18 @@ async def change_password(request: AnyRequest) -> Answer:
     )
 
 
-@get("/api/v1/operators", opt=api("operators.read"))
+@get("/api/v1/operators", opt=api("operators.read", answer=forms.OperatorPage, query=OperatorQuery))
 async def show_operators(request: AnyRequest) -> Answer:
     """List the operators."""
-    return await show(
-        request,
-        lambda tx, now: {
-            "operators": [
-                operators.shown(tx, r) for r in tx.rows("SELECT * FROM operator ORDER BY username")
-            ]
-        },
-    )
+    asked = query_of(request, OperatorQuery)
+    return await show(request, lambda tx, now: operators.page(tx, asked))
 
 
-@post("/api/v1/operators", status_code=201, opt=api("operators.change"))
+@post(
+    "/api/v1/operators",
+    status_code=201,
+    opt=api("operators.change", answer=forms.OperatorAdded, body=OperatorBody),
+)
 async def add_operator(request: AnyRequest) -> Answer:
     """Add an operator."""
     body = await body_of(request, OperatorBody)
@@ -229,7 +239,10 @@ async def _new_password(given: str, username: str) -> tuple[str | None, str]:
     return None if given else password, await hashed_aside(password)
 
 
-@patch("/api/v1/operators/{username:str}", opt=api("operators.change"))
+@patch(
+    "/api/v1/operators/{username:str}",
+    opt=api("operators.change", answer=forms.Operator, body=OperatorPatch),
+)
 async def change_operator(request: AnyRequest, username: FromPath[str]) -> Answer:
     """Change an operator's role, tenants, or let him in no more."""
     body = await body_of(request, OperatorPatch)
@@ -243,7 +256,10 @@ async def change_operator(request: AnyRequest, username: FromPath[str]) -> Answe
     return await do(request, work, then=lambda found: found)
 
 
-@put("/api/v1/operators/{username:str}/password", opt=api("operators.change"))
+@put(
+    "/api/v1/operators/{username:str}/password",
+    opt=api("operators.change", answer=forms.PasswordSet, body=NewPasswordBody),
+)
 async def set_password(request: AnyRequest, username: FromPath[str]) -> Answer:
     """Set an operator's password; his sessions end."""
     body = await body_of(request, NewPasswordBody)
@@ -255,7 +271,11 @@ async def set_password(request: AnyRequest, username: FromPath[str]) -> Answer:
     )
 
 
-@delete("/api/v1/operators/{username:str}", status_code=200, opt=api("operators.change"))
+@delete(
+    "/api/v1/operators/{username:str}",
+    status_code=200,
+    opt=api("operators.change", answer=forms.OperatorNamed),
+)
 async def remove_operator(request: AnyRequest, username: FromPath[str]) -> Answer:
     """Remove an operator with his sessions and tokens."""
     return await do(
@@ -265,7 +285,11 @@ async def remove_operator(request: AnyRequest, username: FromPath[str]) -> Answe
     )
 
 
-@delete("/api/v1/operators/{username:str}/sessions", status_code=200, opt=api("operators.change"))
+@delete(
+    "/api/v1/operators/{username:str}/sessions",
+    status_code=200,
+    opt=api("operators.change", answer=forms.SessionsEnded),
+)
 async def end_sessions(request: AnyRequest, username: FromPath[str]) -> Answer:
     """End all sessions of an operator."""
 
@@ -278,17 +302,19 @@ async def end_sessions(request: AnyRequest, username: FromPath[str]) -> Answer:
     return await do(request, work, then=lambda ended: {"username": username, "ended": ended})
 
 
-@get("/api/v1/api-tokens", opt=api("own"))
+@get("/api/v1/api-tokens", opt=api("own", answer=forms.ApiTokenPage, query=Page))
 async def show_api_tokens(request: AnyRequest) -> Answer:
     """List my API tokens, without their secrets."""
     who = principal_of(request)
-    return await show(
-        request,
-        lambda tx, now: {"api_tokens": operators.api_tokens(tx, now, who.username)},
-    )
+    asked = query_of(request, Page)
+    return await show(request, lambda tx, now: operators.api_tokens(tx, now, asked, who.username))
 
 
-@post("/api/v1/api-tokens", status_code=201, opt=api("own"))
+@post(
+    "/api/v1/api-tokens",
+    status_code=201,
+    opt=api("own", answer=forms.ApiTokenMade, body=ApiTokenBody),
+)
 async def add_api_token(request: AnyRequest) -> Answer:
     """Make an API token of mine; it is shown this once."""
     who = principal_of(request)
@@ -301,7 +327,7 @@ async def add_api_token(request: AnyRequest) -> Answer:
     )
 
 
-@delete("/api/v1/api-tokens/{number:int}", status_code=200, opt=api("own"))
+@delete("/api/v1/api-tokens/{number:int}", status_code=200, opt=api("own", answer=Numbered))
 async def revoke_api_token(request: AnyRequest, number: FromPath[int]) -> Answer:
     """Revoke one of my API tokens."""
     who = principal_of(request)
@@ -312,13 +338,18 @@ async def revoke_api_token(request: AnyRequest, number: FromPath[int]) -> Answer
     )
 
 
-@get("/api/v1/all-api-tokens", opt=api("operators.read"))
+@get("/api/v1/all-api-tokens", opt=api("operators.read", answer=forms.ApiTokenPage, query=Page))
 async def show_all_api_tokens(request: AnyRequest) -> Answer:
     """List everybody's API tokens, without their secrets."""
-    return await show(request, lambda tx, now: {"api_tokens": operators.api_tokens(tx, now)})
+    asked = query_of(request, Page)
+    return await show(request, lambda tx, now: operators.api_tokens(tx, now, asked))
 
 
-@delete("/api/v1/all-api-tokens/{number:int}", status_code=200, opt=api("operators.change"))
+@delete(
+    "/api/v1/all-api-tokens/{number:int}",
+    status_code=200,
+    opt=api("operators.change", answer=Numbered),
+)
 async def revoke_any_api_token(request: AnyRequest, number: FromPath[int]) -> Answer:
     """Revoke anybody's API token."""
     return await do(

@@ -16,6 +16,7 @@ from callpool.manager.audit_views import Filters
 from callpool.manager.core import Manager
 from callpool.manager.declare import api
 from callpool.manager.doors import Answer, AnyRequest, Body, ask, body_of, query_of, show
+from callpool.manager.shapes import access as forms
 from callpool.manager.web import answer, in_thread
 
 _PAGE: Final = 1_000
@@ -28,7 +29,12 @@ class HeadsBody(Body, frozen=True, kw_only=True):
     heads: tuple[str, ...] = ()
 
 
-@get("/api/v1/audit", opt=api("audit.read", query=Filters, also=("text/csv", "application/jsonl")))
+@get(
+    "/api/v1/audit",
+    opt=api(
+        "audit.read", query=Filters, also=("text/csv", "application/jsonl"), answer=forms.AuditPage
+    ),
+)
 async def show_audit(request: AnyRequest) -> Answer | Stream:
     """Show the audit log, the newest line first, by filters; as CSV or JSON lines all of it."""
     asked = query_of(request, Filters)
@@ -63,7 +69,7 @@ async def _export(request: AnyRequest, asked: Filters) -> AsyncIterator[str]:
         before = found[-1]["entry"]
 
 
-@get("/api/v1/audit/head", opt=api("audit.read"))
+@get("/api/v1/audit/head", opt=api("audit.read", answer=forms.SignedHead))
 async def show_head(request: AnyRequest) -> Answer:
     """Show the log's signed head: kept elsewhere, it proves later that nothing was cut off."""
     manager: Manager = request.app.state.manager
@@ -76,7 +82,11 @@ async def show_head(request: AnyRequest) -> Answer:
     return await in_thread(run)
 
 
-@post("/api/v1/audit/verify", status_code=200, opt=api("audit.read", body=HeadsBody))
+@post(
+    "/api/v1/audit/verify",
+    status_code=200,
+    opt=api("audit.read", body=HeadsBody, answer=forms.AuditVerdict, once=False),
+)
 async def verify(request: AnyRequest) -> Answer:
     """Verify the whole audit log, also against heads that were kept elsewhere."""
     manager: Manager = request.app.state.manager

@@ -27,6 +27,7 @@ from callpool.manager.authority_contacts import (
 )
 from callpool.manager.authority_instances import read_register, register
 from callpool.manager.change import Change
+from callpool.manager.codes import status_of
 from callpool.manager.contacts import check_skew
 from callpool.manager.core import Manager
 from callpool.manager.declare import api
@@ -35,7 +36,7 @@ from callpool.manager.hints import Hub, instance_stream
 from callpool.manager.identity import Identity
 from callpool.manager.roles import DEVICE
 from callpool.manager.store.database import Row
-from callpool.manager.web import in_thread, read_body, source_of, status_of
+from callpool.manager.web import in_thread, read_body, source_of
 from callpool.wire.envelope import read, sign, verify
 from callpool.wire.keys import PublicKey
 from callpool.wire.messages import CONTENT_TYPE, check_bound

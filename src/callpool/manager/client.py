@@ -120,6 +120,18 @@ class ManagerClient:
         headers = {"Content-Type": "application/json"}
         return self._value(self._request(method, path, msgspec.json.encode(body), headers, timeout))
 
+    def whole(self, path: str) -> dict[str, Any]:
+        """Get a whole list, page by page; raises CallpoolError as `call`."""
+        value = page = self.call("GET", path)
+        while isinstance(page.get("next"), str):
+            cursor = f"{'&' if '?' in path else '?'}cursor={page['next']}"
+            page = self.call("GET", path + cursor)
+            for name, found in page.items():
+                if isinstance(found, list):
+                    value[name] += found
+            value["next"] = page["next"]
+        return value
+
     def sign_in(self) -> dict[str, Any]:
         """Open a session by name and password; raises CallpoolError as `call`."""
         body = {"username": self._who.username, "password": self._who.password}

@@ -12,6 +12,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any, Final
 
+import msgspec
 from litestar.handlers import BaseRouteHandler
 
 from callpool.manager.roles import DEVICE, PERMISSIONS, PUBLIC
@@ -38,10 +39,18 @@ class Declared:
     query: Any = None
     #: Whether the change can be previewed by `?preview=true`.
     previews: bool = False
-    #: Whether the change heeds `If-Match`.
+    #: Whether the change heeds `If-Match`, and whether the answer has an `ETag` for it.
     matches: bool = False
-    #: Codes that this route may refuse by, beside those of every route.
-    codes: tuple[str, ...] = ()
+    tagged: bool = False
+    #: Whether the change heeds `Idempotency-Key`.
+    once: bool = True
+
+    @property
+    def parameters(self) -> frozenset[str]:
+        """The names that a query may have."""
+        asked = msgspec.structs.fields(self.query) if self.query is not None else ()
+        names = {field.encode_name for field in asked}
+        return frozenset(names | {"preview"} if self.previews else names)
 
 
 def api(needs: str, **what: Any) -> dict[str, Any]:

@@ -15,9 +15,9 @@ from litestar import Request
 from litestar.connection import ASGIConnection
 from litestar.handlers import BaseRouteHandler
 
-from callpool.licensing.errors import CallpoolError
+from callpool.licensing.errors import CallpoolError, LicenseError
 from callpool.manager.access import COOKIE, Access, Principal
-from callpool.manager.declare import declared
+from callpool.manager.declare import Declared, declared
 from callpool.manager.roles import DEVICE, PERMISSIONS, PUBLIC
 from callpool.manager.web import in_thread, source_of
 
@@ -65,6 +65,14 @@ async def guard(connection: ASGIConnection[Any, Any, Any, Any], handler: BaseRou
         path = str(connection.scope["path"])
         await in_thread(lambda: access.refused(principal, method=method, path=path, needs=needs))
         raise CallpoolError("not_permitted", _sentence(principal, needs))
+    _check_query(connection, declared(handler))
+
+
+def _check_query(connection: ASGIConnection[Any, Any, Any, Any], route: Declared) -> None:
+    """Refuse a parameter that the route does not know: a mistyped filter would show too much."""
+    for name in connection.query_params:
+        if name not in route.parameters:
+            raise LicenseError("bad_request", f"There is no filter named {name[:40]!r} here.")
 
 
 def _sentence(principal: Principal, needs: str) -> str:

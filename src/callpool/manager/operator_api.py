@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, Final
+from typing import Annotated, Any, Final, Literal
 
 import msgspec
 from litestar import delete, get, patch, post, put
 from litestar.params import FromPath
 
+from callpool.licensing.capacity import MAX_COUNT
 from callpool.licensing.errors import LicenseError
 from callpool.licensing.order import PurchaseOrder
 from callpool.manager import device_views, inventory, pools, requests, views
@@ -27,6 +28,8 @@ from callpool.manager.doors import (
     show,
 )
 from callpool.manager.paging import Page
+from callpool.manager.shapes import pool
+from callpool.manager.shapes.base import Named, Numbered, Secret
 from callpool.manager.tags import device_tag_now, tenant_tag_now
 from callpool.manager.web import read_body
 from callpool.wire.messages import CONTENT_TYPE
@@ -63,6 +66,21 @@ class DevicePatch(Body, frozen=True, kw_only=True):
     mode: str | None = None
 
 
+class WaitQuery(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """How a change of allocations is asked for."""
+
+    #: Queue what cannot be had at once.
+    wait: Literal["false", "true"] = "false"
+    #: Refuse devices of any other tenant.
+    tenant: str = ""
+
+
+#: A count of licenses, and null for a share that the pool alone bounds.
+Count = Annotated[int, msgspec.Meta(ge=0, le=MAX_COUNT)]
+Wanted = dict[str, Count]
+Shares = dict[str, Count | None]
+
+
 class ReplaceBody(Body, frozen=True, kw_only=True):
     """Serial number `by` takes the place of `serial`."""
 
@@ -80,20 +98,24 @@ class TokenBody(Body, frozen=True, kw_only=True):
     tenant: str = ""
 
 
-@get("/api/v1/pool", opt=api("pool.read"))
+@get("/api/v1/pool", opt=api("pool.read", answer=pool.Pool))
 async def show_pool(request: AnyRequest) -> Answer:
     """Show the whole pool."""
     return await show(request, views.pool)
 
 
-@get("/api/v1/orders", opt=api("supply.read", query=views.OrderQuery))
+@get("/api/v1/orders", opt=api("supply.read", query=views.OrderQuery, answer=pool.OrderPage))
 async def show_orders(request: AnyRequest) -> Answer:
     """List imported orders, the one that ends last first."""
     asked = query_of(request, views.OrderQuery)
     return await show(request, lambda tx, now: views.order_page(tx, now, asked))
 
 
-@post("/api/v1/orders", status_code=201, opt=api("supply.change"))
+@post(
+    "/api/v1/orders",
+    status_code=201,
+    opt=api("supply.change", answer=pool.OrderDocument, files=ORDER_TYPES, previews=True),
+)
 async def add_order(request: AnyRequest) -> Answer:
     """Import an order file."""
     manager: Manager = request.app.state.manager
@@ -107,20 +129,24 @@ async def add_order(request: AnyRequest) -> Answer:
     )
 
 
-@get("/api/v1/tenants", opt=api("pool.read", query=views.TenantQuery))
+@get("/api/v1/tenants", opt=api("pool.read", query=views.TenantQuery, answer=pool.TenantPage))
 async def show_tenants(request: AnyRequest) -> Answer:
     """List tenants and their shares."""
     asked = query_of(request, views.TenantQuery)
     return await show(request, lambda tx, now: views.tenant_page(tx, asked))
 
 
-@get("/api/v1/tenants/{name:str}", opt=api("pool.read"))
+@get("/api/v1/tenants/{name:str}", opt=api("pool.read", answer=pool.Tenant, tagged=True))
 async def show_tenant(request: AnyRequest, name: FromPath[str]) -> Answer:
     """Show one tenant and its shares."""
     return await show(request, lambda tx, now: views.tenant(tx, name), tagged=True)
 
 
-@post("/api/v1/tenants", status_code=201, opt=api("supply.change"))
+@post(
+    "/api/v1/tenants",
+    status_code=201,
+    opt=api("supply.change", answer=Named, body=TenantBody, previews=True),
+)
 async def add_tenant(request: AnyRequest) -> Answer:
     """Add a tenant."""
     body = await body_of(request, TenantBody)
@@ -133,7 +159,10 @@ async def add_tenant(request: AnyRequest) -> Answer:
     )
 
 
-@put("/api/v1/tenants/{name:str}", opt=api("supply.change"))
+@put(
+    "/api/v1/tenants/{name:str}",
+    opt=api("supply.change", answer=pool.TenantChanged, body=Shares, previews=True, matches=True),
+)
 async def change_tenant(request: AnyRequest, name: FromPath[str]) -> Answer:
     """Set a tenant's shares: {type: count or null}."""
     shares = await body_of(request, dict[str, Any])
@@ -146,20 +175,24 @@ async def change_tenant(request: AnyRequest, name: FromPath[str]) -> Answer:
     )
 
 
-@get("/api/v1/devices", opt=api("pool.read", query=DeviceQuery))
+@get("/api/v1/devices", opt=api("pool.read", query=DeviceQuery, answer=pool.DevicePage))
 async def show_devices(request: AnyRequest) -> Answer:
     """List devices, as the pool shows them."""
     asked = query_of(request, DeviceQuery)
     return await show(request, lambda tx, now: device_views.page(tx, now, asked))
 
 
-@get("/api/v1/devices/{name:str}", opt=api("pool.read"))
+@get("/api/v1/devices/{name:str}", opt=api("pool.read", answer=pool.Device, tagged=True))
 async def show_device(request: AnyRequest, name: FromPath[str]) -> Answer:
     """Show one device with its units."""
     return await show(request, lambda tx, now: device_views.device(tx, now, name), tagged=True)
 
 
-@post("/api/v1/devices", status_code=201, opt=api("pool.change"))
+@post(
+    "/api/v1/devices",
+    status_code=201,
+    opt=api("pool.change", answer=pool.DeviceAdded, body=DeviceBody, previews=True),
+)
 async def add_device(request: AnyRequest) -> Answer:
     """Add a device by its serial numbers."""
     body = await body_of(request, DeviceBody)
@@ -174,7 +207,10 @@ async def add_device(request: AnyRequest) -> Answer:
     )
 
 
-@patch("/api/v1/devices/{name:str}", opt=api("pool.change"))
+@patch(
+    "/api/v1/devices/{name:str}",
+    opt=api("pool.change", answer=Named, body=DevicePatch, previews=True, matches=True),
+)
 async def change_device(request: AnyRequest, name: FromPath[str]) -> Answer:
     """Change a device's tenant, way to apply, or mode."""
     body = await body_of(request, DevicePatch)
@@ -189,7 +225,11 @@ async def change_device(request: AnyRequest, name: FromPath[str]) -> Answer:
     )
 
 
-@delete("/api/v1/devices/{name:str}", status_code=200, opt=api("pool.change"))
+@delete(
+    "/api/v1/devices/{name:str}",
+    status_code=200,
+    opt=api("pool.change", answer=Named, previews=True, matches=True),
+)
 async def remove_device(request: AnyRequest, name: FromPath[str]) -> Answer:
     """Remove a device; what it may still use stays held until it confirms or its lease ends."""
     return await do(
@@ -201,7 +241,17 @@ async def remove_device(request: AnyRequest, name: FromPath[str]) -> Answer:
     )
 
 
-@put("/api/v1/devices/{name:str}/allocation", opt=api("pool.change"))
+@put(
+    "/api/v1/devices/{name:str}/allocation",
+    opt=api(
+        "pool.change",
+        answer=pool.Allocated,
+        body=Wanted,
+        query=WaitQuery,
+        previews=True,
+        matches=True,
+    ),
+)
 async def set_allocation(request: AnyRequest, name: FromPath[str]) -> Answer:
     """Set what a device is to have: {type: count}; with `?wait=true` queue what cannot be had.
 
@@ -230,14 +280,18 @@ async def set_allocation(request: AnyRequest, name: FromPath[str]) -> Answer:
     )
 
 
-@get("/api/v1/requests", opt=api("pool.read", query=views.RequestQuery))
+@get("/api/v1/requests", opt=api("pool.read", query=views.RequestQuery, answer=pool.RequestPage))
 async def show_requests(request: AnyRequest) -> Answer:
     """List the requests that wait, the longest waiting first."""
     asked = query_of(request, views.RequestQuery)
     return await show(request, lambda tx, now: views.request_page(tx, asked))
 
 
-@delete("/api/v1/devices/{name:str}/request", status_code=200, opt=api("pool.change"))
+@delete(
+    "/api/v1/devices/{name:str}/request",
+    status_code=200,
+    opt=api("pool.change", answer=Named, previews=True, matches=True),
+)
 async def cancel_request(request: AnyRequest, name: FromPath[str]) -> Answer:
     """Cancel a device's request."""
     return await do(
@@ -249,7 +303,13 @@ async def cancel_request(request: AnyRequest, name: FromPath[str]) -> Answer:
     )
 
 
-@post("/api/v1/devices/{name:str}/replace", status_code=200, opt=api("pool.change"))
+@post(
+    "/api/v1/devices/{name:str}/replace",
+    status_code=200,
+    opt=api(
+        "pool.change", answer=pool.SerialReplaced, body=ReplaceBody, previews=True, matches=True
+    ),
+)
 async def replace_serial(request: AnyRequest, name: FromPath[str]) -> Answer:
     """Let one serial number take the place of another."""
     body = await body_of(request, ReplaceBody)
@@ -264,7 +324,11 @@ async def replace_serial(request: AnyRequest, name: FromPath[str]) -> Answer:
     )
 
 
-@post("/api/v1/units/{serial:str}/unlock", status_code=200, opt=api("pool.change"))
+@post(
+    "/api/v1/units/{serial:str}/unlock",
+    status_code=200,
+    opt=api("pool.change", answer=pool.Unlocked),
+)
 async def unlock(request: AnyRequest, serial: FromPath[str]) -> Answer:
     """Void a unit's identity and return a token by which one machine goes on as it."""
     manager: Manager = request.app.state.manager
@@ -276,14 +340,14 @@ async def unlock(request: AnyRequest, serial: FromPath[str]) -> Answer:
     )
 
 
-@get("/api/v1/tokens", opt=api("pool.read", query=Page))
+@get("/api/v1/tokens", opt=api("pool.read", query=Page, answer=pool.RegistrationTokenPage))
 async def show_tokens(request: AnyRequest) -> Answer:
     """List registration tokens, the newest first."""
     asked = query_of(request, Page)
     return await show(request, lambda tx, now: views.token_page(tx, now, asked))
 
 
-@post("/api/v1/tokens", status_code=201, opt=api("pool.change"))
+@post("/api/v1/tokens", status_code=201, opt=api("pool.change", answer=Secret, body=TokenBody))
 async def add_token(request: AnyRequest) -> Answer:
     """Make a registration token; it is shown this once."""
     manager: Manager = request.app.state.manager
@@ -304,7 +368,7 @@ async def add_token(request: AnyRequest) -> Answer:
     )
 
 
-@delete("/api/v1/tokens/{number:int}", status_code=200, opt=api("pool.change"))
+@delete("/api/v1/tokens/{number:int}", status_code=200, opt=api("pool.change", answer=Numbered))
 async def revoke_token(request: AnyRequest, number: FromPath[int]) -> Answer:
     """Revoke a registration token."""
     return await do(
@@ -314,7 +378,7 @@ async def revoke_token(request: AnyRequest, number: FromPath[int]) -> Answer:
     )
 
 
-@get("/api/v1/journal", opt=api("pool.read", query=views.JournalQuery))
+@get("/api/v1/journal", opt=api("pool.read", query=views.JournalQuery, answer=pool.JournalPage))
 async def show_journal(request: AnyRequest) -> Answer:
     """Show the pool's journal, the newest entry first."""
     asked = query_of(request, views.JournalQuery)

@@ -8,11 +8,12 @@ from __future__ import annotations
 
 import secrets
 from collections.abc import Sequence
-from typing import Any, Final
+from typing import Any, Final, Literal
 
 from callpool.licensing.errors import LicenseError
 from callpool.manager.change import Change
 from callpool.manager.inventory import check_name, tenant_by_name
+from callpool.manager.paging import Column, Page, page_rows
 from callpool.manager.roles import ADMINISTRATOR, TENANT_OPERATOR, check_role, check_scopes
 from callpool.manager.store.database import Row, Tx
 from callpool.wire.tokens import hashed
@@ -257,9 +258,40 @@ def revoke_api_token(change: Change, number: int, username: str = "") -> None:
     change.journal("api_token_revoked", username=row["username"], token=number)
 
 
-def api_tokens(tx: Tx, now: float, username: str = "") -> list[dict[str, Any]]:
-    """Return API tokens, without their secrets, of one operator or of all."""
-    return [
+class OperatorQuery(Page, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Which operators, in which order."""
+
+    role: str = ""
+    #: A part of the name.
+    q: str = ""
+    sort: Literal["username", "-username"] = "username"
+
+
+def page(tx: Tx, asked: OperatorQuery) -> dict[str, Any]:
+    """Return a page of the operators; raises LicenseError `bad_cursor`."""
+    rows, following = page_rows(
+        tx,
+        "SELECT * FROM operator WHERE (:role = '' OR role = :role)"
+        " AND (:q = '' OR instr(lower(username), lower(:q)) > 0)",
+        {"username": (Column("username", "username", str),)},
+        asked,
+        asked.sort,
+        {"role": asked.role, "q": asked.q},
+    )
+    return {"operators": [shown(tx, r) for r in rows], "next": following}
+
+
+def api_tokens(tx: Tx, now: float, asked: Page, username: str = "") -> dict[str, Any]:
+    """Return a page of API tokens, of one operator or of all, the newest first; no secrets."""
+    rows, following = page_rows(
+        tx,
+        "SELECT * FROM api_token WHERE (:name = '' OR username = :name)",
+        {"id": (Column("token_id", "token_id", int),)},
+        asked,
+        "-id",
+        {"name": username},
+    )
+    found = [
         {
             "id": r["token_id"],
             "username": r["username"],
@@ -270,9 +302,6 @@ def api_tokens(tx: Tx, now: float, username: str = "") -> list[dict[str, Any]]:
             "last_used": r["last_used"],
             "usable": not r["revoked"] and r["expires"] > now,
         }
-        for r in tx.rows(
-            "SELECT * FROM api_token WHERE :name = '' OR username = :name"
-            " ORDER BY token_id DESC LIMIT 1000",
-            name=username,
-        )
+        for r in rows
     ]
+    return {"api_tokens": found, "next": following}

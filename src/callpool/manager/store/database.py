@@ -21,7 +21,7 @@ from alembic.config import Config
 from sqlalchemy import event
 from sqlalchemy.exc import DatabaseError
 
-from callpool.licensing.errors import CallpoolError
+from callpool.licensing.errors import CallpoolError, LicenseError
 from callpool.manager.store.scope import WHOLE, Scope
 
 T = TypeVar("T")
@@ -54,10 +54,15 @@ class Tx:
         return [r._mapping for r in self._execute(statement, values)]  # type: ignore[misc]
 
     def _execute(self, statement: str, values: dict[str, Any]) -> sa.CursorResult[Any]:
-        if self.scope.whole:
-            return self._connection.execute(_text(statement, WHOLE), values)
-        values["scope_operator"] = self.scope.operator
-        return self._connection.execute(_text(statement, _NARROW), values)
+        scope = WHOLE if self.scope.whole else _NARROW
+        try:
+            return self._connection.execute(
+                _text(statement, scope), values | {"scope_operator": self.scope.operator}
+            )
+        except OverflowError as error:
+            raise LicenseError(
+                "bad_request", "A number is larger than anything here can be."
+            ) from error
 
     def row(self, statement: str, /, **values: Any) -> Row | None:
         """Return the first row, or None."""
