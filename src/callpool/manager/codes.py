@@ -8,7 +8,7 @@ from callpool.licensing.errors import CallpoolError, LicenseError, TrustError
 
 BY_STATUS: Final[dict[int, tuple[str, ...]]] = {
     400: (
-        "account_needed", "above_maximum", "bad_apply", "bad_bulk_file", "bad_count",
+        "above_maximum", "account_needed", "bad_apply", "bad_bulk_file", "bad_count",
         "bad_cursor", "bad_document", "bad_envelope", "bad_idempotency_key", "bad_json", "bad_key",
         "bad_message", "bad_mode", "bad_name", "bad_request", "bad_role", "bad_row", "bad_scope",
         "bad_serial", "bad_window", "half_of_pair", "no_tenants_here", "same_virtual_account",

@@ -51,8 +51,9 @@ _STATUS: Final = {
     " AND locked IS NULL AND state = 'active')",
     "new": " AND d.device_id IN (SELECT device_id FROM unit WHERE public_key IS NULL"
     " AND locked IS NULL AND NOT released AND state = 'active')",
-    "enrolled": " AND NOT EXISTS (SELECT 1 FROM unit u WHERE u.device_id = d.device_id"
-    " AND u.state = 'active' AND (u.locked IS NOT NULL OR u.released OR u.public_key IS NULL))",
+    "enrolled": " AND d.device_id NOT IN (SELECT device_id FROM unit WHERE locked IS NOT NULL"
+    " AND state = 'active' UNION SELECT device_id FROM unit WHERE released AND state = 'active'"
+    " UNION SELECT device_id FROM unit WHERE public_key IS NULL AND state = 'active')",
 }
 _LISTED: Final = (
     " FROM device d JOIN tenant t ON t.tenant_id = d.tenant_id WHERE d.removed_at IS NULL"

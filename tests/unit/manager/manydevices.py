@@ -13,7 +13,7 @@ S, F = "sbc_sessions", "far_end_users"
 
 def fill(file: Path, *, devices: int, tenants: int, now: float) -> None:
     """Write `devices` devices of `tenants` tenants, one unit each, as one transaction."""
-    slices = [{"since": 0, "until": now + 1e7, "counts": {S: 5, F: 5}}]
+    slices = [{"order_id": "PO-many", "since": 0, "until": now + 1e7, "counts": {S: 5, F: 5}}]
     grant = msgspec.json.encode(slices).decode()
     counts = {S: 3, F: 2}
     report = msgspec.json.encode(
@@ -30,6 +30,8 @@ def fill(file: Path, *, devices: int, tenants: int, now: float) -> None:
             "INSERT INTO purchase_order VALUES ('PO-many', ?, ?, ?, ?, 'generated')",
             (now - 10, now + 1e7, now, now),
         )
+        # It began before the manager last looked: nothing is due.
+        database.execute("INSERT OR REPLACE INTO meta VALUES ('swept', ?)", (repr(now),))
         for kind in (S, F):
             database.execute(
                 "INSERT INTO order_line (order_id, type, count) VALUES ('PO-many', ?, ?)",
