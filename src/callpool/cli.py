@@ -20,6 +20,8 @@ PARTS: Final = {
     "pool": ("callpool.manager.pool_commands", "pool_app"),
     "alarms": ("callpool.manager.alarm_commands", "alarms_app"),
     "smart": ("callpool.manager.smart_commands", "smart_app"),
+    "operator": ("callpool.manager.operator_commands", "operator_app"),
+    "audit": ("callpool.manager.audit_commands", "audit_app"),
     "device": ("callpool.device.commands", "device_app"),
     "lab": ("callpool.lab.commands", "lab_app"),
     "simulate": ("callpool.simulate.commands", "simulate_app"),

@@ -23,7 +23,7 @@ DeviceName = Annotated[str, typer.Option("--device", help="Only this device.")]
 Tenant = Annotated[str, typer.Option(help="Only this tenant.")]
 Severity = Annotated[str, typer.Option(help="warning, minor, major or critical, and graver.")]
 Limit = Annotated[int, typer.Option(help="At most so many.", min=1, max=1000)]
-Before = Annotated[int, typer.Option(help="Go on before this number.", min=0)]
+Cursor = Annotated[str, typer.Option(help="Go on after the page before, which named it.")]
 
 
 def _query(**asked: object) -> str:
@@ -37,7 +37,7 @@ def active(
     tenant: Tenant = "",
     severity: Severity = "",
     limit: Limit = 100,
-    before: Before = 0,
+    cursor: Cursor = "",
     as_json: Json = False,
 ) -> None:
     """Show what is active, the newest first."""
@@ -49,7 +49,7 @@ def active(
         console.print(active_table(value))
         _say_next(value)
 
-    asked = _query(device=device, tenant=tenant, severity=severity, limit=limit, before=before)
+    asked = _query(device=device, tenant=tenant, severity=severity, limit=limit, cursor=cursor)
     call(context, "GET", f"/alarms?{asked}", as_json=as_json, show=tables)
 
 
@@ -61,7 +61,7 @@ def history(
     severity: Severity = "",
     since: Annotated[str, typer.Option(help="How far back, such as 90m, 12h or 7d.")] = "",
     limit: Limit = 100,
-    before: Before = 0,
+    cursor: Cursor = "",
     as_json: Json = False,
 ) -> None:
     """Show raises, changes and clears, the newest first."""
@@ -71,7 +71,7 @@ def history(
         severity=severity,
         since=max(0, int(time.time() - window(since))) if since else "",
         limit=limit,
-        before=before,
+        cursor=cursor,
     )
 
     def tables(value: dict[str, Any]) -> None:
@@ -124,7 +124,7 @@ def links(context: typer.Context, as_json: Json = False) -> None:
 
 def _say_next(value: dict[str, Any]) -> None:
     if value["next"] is not None:
-        say(f"There are more: --before {value['next']}.")
+        say(f"There are more: --cursor {value['next']}")
 
 
 def _table(title: str, *heads: str) -> Table:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, Final
+from typing import Any, Final, Literal
 
 import msgspec
 
@@ -10,31 +10,35 @@ from callpool.licensing.alarm_table import Severity
 from callpool.licensing.alarm_words import name_of
 from callpool.licensing.errors import LicenseError
 from callpool.licensing.manager_alarm_table import ALL_DEFINITIONS
+from callpool.manager.authority_views import Time
+from callpool.manager.paging import Column, Page, Sorts, page_rows
 from callpool.manager.store.database import Row, Tx
 
-#: Entries of one answer, unless asked otherwise, and at most.
-PAGE: Final = 100
-MOST: Final = 1_000
-#: A number behind every other.
-_END: Final = 2**53
+#: The number of an alarm, and of an event.
+_BY_NUMBER: Final[Sorts] = {"id": (Column("place", "place", int),)}
+_NEWEST: Final = "-id"
+
+Flag = Literal["", "false", "true"]
 
 
-class AlarmQuery(msgspec.Struct, frozen=True, kw_only=True):
+class AlarmQuery(Page, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """What is asked for; empty: any."""
 
     device: str = ""
     tenant: str = ""
     #: From this severity on.
-    severity: Severity = Severity.CLEARED
+    severity: Literal["", "indeterminate", "warning", "minor", "major", "critical"] = ""
     #: Events from this time on, seconds since 1970.
-    since: float = 0.0
-    #: Only what is expected, or what is not; None: both.
-    expected: bool | None = None
-    #: Only what is acknowledged, or what is not; None: both.
-    acknowledged: bool | None = None
-    #: Entries with a lower number, the cursor of the page before.
-    before: int = _END
-    limit: int = PAGE
+    since: Time = 0.0
+    #: `true`: only what is expected; `false`: only what is not.
+    expected: Flag = ""
+
+
+class ActiveQuery(AlarmQuery, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """What is asked for of active alarms."""
+
+    #: `true`: only what is acknowledged; `false`: only what is not.
+    acknowledged: Flag = ""
 
 
 def check_names(tx: Tx, query: AlarmQuery) -> None:
@@ -44,44 +48,43 @@ def check_names(tx: Tx, query: AlarmQuery) -> None:
             raise LicenseError(f"unknown_{kind}", f"There is no {kind} {name[:60]!r}.")
 
 
-def active(tx: Tx, query: AlarmQuery) -> dict[str, Any]:
-    """Return active alarms, the newest first; raises as `check_names`."""
+def active(tx: Tx, query: ActiveQuery) -> dict[str, Any]:
+    """Return active alarms, the newest first; raises as `check_names`, and `bad_cursor`."""
     check_names(tx, query)
-    rows = tx.rows(
-        "SELECT a.*, d.name AS device, t.name AS tenant FROM alarm a"
-        " LEFT JOIN device d ON d.device_id = a.device_id"
+    rows, after = page_rows(
+        tx,
+        "SELECT * FROM (SELECT a.*, a.alarm_id AS place, d.name AS device, t.name AS tenant"
+        " FROM alarm a LEFT JOIN device d ON d.device_id = a.device_id"
         " LEFT JOIN tenant t ON t.tenant_id = d.tenant_id"
-        " WHERE a.alarm_id < :before AND a.severity >= :severity AND a.raised_at >= :since"
+        " WHERE a.severity >= :severity AND a.raised_at >= :since"
         " AND (:device = '' OR d.name = :device) AND (:tenant = '' OR t.name = :tenant)"
         " AND (:expected IS NULL OR (a.expected <> '') = :expected)"
-        " AND (:acknowledged IS NULL OR (a.acknowledged_at IS NOT NULL) = :acknowledged)"
-        " ORDER BY a.alarm_id DESC LIMIT :most",
-        acknowledged=query.acknowledged,
-        **_values(query),
+        " AND (:acknowledged IS NULL OR (a.acknowledged_at IS NOT NULL) = :acknowledged)) WHERE 1",
+        _BY_NUMBER,
+        query,
+        _NEWEST,
+        {**_values(query), "acknowledged": _flag(query.acknowledged)},
     )
-    shown = [_active(r) for r in rows[: query.limit]]
-    return {
-        "alarms": shown,
-        "next": shown[-1]["id"] if len(rows) > query.limit else None,
-        "counts": counts(tx),
-    }
+    return {"alarms": [_active(r) for r in rows], "next": after, "counts": counts(tx)}
 
 
 def history(tx: Tx, query: AlarmQuery) -> dict[str, Any]:
-    """Return raises, changes, clears and the rest, the newest first; raises as `check_names`."""
+    """Return raises, changes, clears and the rest, the newest first; raises as `active`."""
     check_names(tx, query)
-    rows = tx.rows(
-        "SELECT e.*, d.name AS device, t.name AS tenant FROM alarm_event e"
-        " LEFT JOIN device d ON d.device_id = e.device_id"
+    rows, after = page_rows(
+        tx,
+        "SELECT * FROM (SELECT e.*, e.event_id AS place, d.name AS device, t.name AS tenant"
+        " FROM alarm_event e LEFT JOIN device d ON d.device_id = e.device_id"
         " LEFT JOIN tenant t ON t.tenant_id = e.tenant_id"
-        " WHERE e.event_id < :before AND e.worst >= :severity AND e.at >= :since"
+        " WHERE e.worst >= :severity AND e.at >= :since"
         " AND (:device = '' OR d.name = :device) AND (:tenant = '' OR t.name = :tenant)"
-        " AND (:expected IS NULL OR (e.expected <> '') = :expected)"
-        " ORDER BY e.event_id DESC LIMIT :most",
-        **_values(query),
+        " AND (:expected IS NULL OR (e.expected <> '') = :expected)) WHERE 1",
+        _BY_NUMBER,
+        query,
+        _NEWEST,
+        _values(query),
     )
-    shown = [_event(r) for r in rows[: query.limit]]
-    return {"events": shown, "next": shown[-1]["id"] if len(rows) > query.limit else None}
+    return {"events": [_event(r) for r in rows], "next": after}
 
 
 def counts(tx: Tx) -> dict[str, int]:
@@ -116,14 +119,16 @@ def targets(tx: Tx) -> list[dict[str, Any]]:
 
 def _values(query: AlarmQuery) -> dict[str, Any]:
     return {
-        "before": query.before,
-        "severity": int(query.severity),
+        "severity": int(Severity[query.severity.upper()]) if query.severity else 0,
         "since": query.since,
         "device": query.device,
         "tenant": query.tenant,
-        "expected": query.expected,
-        "most": query.limit + 1,
+        "expected": _flag(query.expected),
     }
+
+
+def _flag(said: str) -> bool | None:
+    return {"true": True, "false": False}.get(said)
 
 
 def _told(r: Row) -> dict[str, Any]:

@@ -20,11 +20,14 @@ from litestar.exceptions import HTTPException
 from callpool.host.console import say
 from callpool.licensing.errors import CallpoolError
 from callpool.manager import (
+    access_api,
     alarms_api,
+    audit_api,
     authority_api,
     bulk_api,
     device_api,
     metrics,
+    openapi_api,
     operator_api,
     restart_api,
     smart_api,
@@ -32,6 +35,9 @@ from callpool.manager import (
 )
 from callpool.manager.access import Access
 from callpool.manager.core import Manager
+from callpool.manager.declare import declared
+from callpool.manager.guard import guard
+from callpool.manager.headers import secure
 from callpool.manager.hints import Hub
 from callpool.manager.keeper import alarm_process
 from callpool.manager.own_alarms import OwnAlarms
@@ -63,6 +69,8 @@ def build(manager: Manager, port: int) -> Litestar:
             for task in beside:
                 task.cancel()
             await asyncio.gather(*beside, return_exceptions=True)
+            with contextlib.suppress(CallpoolError):  # the next start signs what is there then
+                await in_thread(lambda: manager.heads.keep(manager, at_once=True))
             await app.state.hub.stop()
 
     handlers: dict[Any, Any] = {
@@ -70,10 +78,13 @@ def build(manager: Manager, port: int) -> Litestar:
         HTTPException: refuse_http,
         Exception: refuse_bug,
     }
-    return Litestar(
+    app = Litestar(
         route_handlers=[
             *device_api.HANDLERS,
             *authority_api.HANDLERS,
+            *access_api.HANDLERS,
+            *audit_api.HANDLERS,
+            *openapi_api.HANDLERS,
             *operator_api.HANDLERS,
             *restart_api.HANDLERS,
             *smart_api.HANDLERS,
@@ -91,18 +102,30 @@ def build(manager: Manager, port: int) -> Litestar:
                 "base_urls": manager.settings.base_urls(port),
             }
         ),
+        guards=[guard],
+        before_send=[secure],
         exception_handlers=handlers,
         openapi_config=None,
         request_max_body_size=None,  # `web.read_body` bounds every body, with our own sentence
     )
+    for route in app.routes:
+        for handler in getattr(route, "route_handlers", ()):
+            if handler.http_methods != {"OPTIONS"}:  # those are the framework's own
+                declared(handler)
+    return app
 
 
 async def _sweep(manager: Manager) -> None:
+    told = ""
     while True:
         try:
             await in_thread(manager.sweep)
+            await in_thread(lambda: manager.heads.keep(manager))
+            told = ""
         except CallpoolError as error:
-            _log.warning("%s", error.sentence)
+            if error.sentence != told:
+                _log.warning("%s", error.sentence)
+            told = error.sentence
         await asyncio.sleep(_SWEEP)
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from typing import Final, Literal, get_args
 
+from callpool.manager.audit import SMART
 from callpool.manager.change import Change
 
 MAJOR: Final = "major"
@@ -173,3 +174,5 @@ def event(
         tag=tag,
         message=message,
     )
+    # The event log is for people who look after accounts; the audit log misses nothing.
+    change.journal(f"{SMART}{kind}", message=message, instance=instance, tag=tag)

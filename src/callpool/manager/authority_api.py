@@ -11,6 +11,7 @@ from collections.abc import Callable
 from typing import Any, Final
 
 from litestar import Request, Response, post
+from litestar.params import FromPath
 from litestar.response import Stream
 
 from callpool.licensing.errors import CallpoolError, LicenseError, TrustError
@@ -26,13 +27,16 @@ from callpool.manager.authority_contacts import (
 )
 from callpool.manager.authority_instances import read_register, register
 from callpool.manager.change import Change
+from callpool.manager.codes import status_of
 from callpool.manager.contacts import check_skew
 from callpool.manager.core import Manager
+from callpool.manager.declare import api
 from callpool.manager.device_api import check_url
 from callpool.manager.hints import Hub, instance_stream
 from callpool.manager.identity import Identity
+from callpool.manager.roles import DEVICE
 from callpool.manager.store.database import Row
-from callpool.manager.web import in_thread, read_body, source_of, status_of
+from callpool.manager.web import in_thread, read_body, source_of
 from callpool.wire.envelope import read, sign, verify
 from callpool.wire.keys import PublicKey
 from callpool.wire.messages import CONTENT_TYPE, check_bound
@@ -128,7 +132,7 @@ def _check_bound(http: AnyRequest, request: SmartRequest, path: str, instance: R
         check_bound(url="", sent_to="", serial=request.serial, signer=instance["serial"])
 
 
-@post(REGISTER_PATH, status_code=200)
+@post(REGISTER_PATH, status_code=200, opt=api(DEVICE))
 async def register_door(request: AnyRequest) -> Response[str]:
     """Register a product instance by the token of a virtual account."""
     manager: Manager = request.app.state.manager
@@ -154,7 +158,7 @@ async def register_door(request: AnyRequest) -> Response[str]:
 
 
 async def _door(
-    request: AnyRequest, path: str, typ: str, kind: type[InstanceRequest], do: Work
+    request: AnyRequest, path: FromPath[str], typ: str, kind: type[InstanceRequest], do: Work
 ) -> Response[str]:
     manager: Manager = request.app.state.manager
     envelope = await read_body(request, {CONTENT_TYPE})
@@ -181,25 +185,25 @@ async def _door(
         return await in_thread(work)
 
 
-@post(AUTHORIZE_PATH, status_code=200)
+@post(AUTHORIZE_PATH, status_code=200, opt=api(DEVICE))
 async def authorize_door(request: AnyRequest) -> Response[str]:
     """Judge what is configured: in compliance or out of it."""
     return await _door(request, AUTHORIZE_PATH, SMART_AUTHORIZE, AuthorizeRequest, authorize)
 
 
-@post(RENEW_ID_PATH, status_code=200)
+@post(RENEW_ID_PATH, status_code=200, opt=api(DEVICE))
 async def renew_id_door(request: AnyRequest) -> Response[str]:
     """Give a new ID certificate."""
     return await _door(request, RENEW_ID_PATH, SMART_RENEW_ID, RenewIdRequest, renew_id)
 
 
-@post(DEREGISTER_PATH, status_code=200)
+@post(DEREGISTER_PATH, status_code=200, opt=api(DEVICE))
 async def deregister_door(request: AnyRequest) -> Response[str]:
     """Take an instance off the list."""
     return await _door(request, DEREGISTER_PATH, SMART_DEREGISTER, DeregisterRequest, deregister)
 
 
-@post(SMART_HINTS_PATH, status_code=200)
+@post(SMART_HINTS_PATH, status_code=200, opt=api(DEVICE))
 async def smart_hints_door(request: AnyRequest) -> Stream | Response[str]:
     """Open an instance's stream of hints (server-sent events)."""
     manager: Manager = request.app.state.manager

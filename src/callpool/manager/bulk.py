@@ -269,7 +269,7 @@ def export(tx: Tx) -> list[dict[str, Any]]:
         for r in tx.rows(
             "SELECT d.device_id, d.name, d.apply, t.name AS tenant FROM device d"
             " JOIN tenant t ON t.tenant_id = d.tenant_id WHERE d.removed_at IS NULL"
-            " ORDER BY d.name"
+            " AND MINE(d.tenant_id) ORDER BY d.name"
         )
     ]
 

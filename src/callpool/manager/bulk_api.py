@@ -2,27 +2,35 @@
 
 from __future__ import annotations
 
-from typing import Any, Final
+from typing import Final, Literal
 
 import msgspec
-from litestar import Request, Response, get, post
+from litestar import Response, get, post
 
-from callpool.licensing.errors import LicenseError
 from callpool.manager import bulk
-from callpool.manager.operator_api import Answer, do, flag_of, show
+from callpool.manager.declare import api
+from callpool.manager.doors import Answer, AnyRequest, do, flag_of, query_of, show
+from callpool.manager.operator_api import WaitQuery
+from callpool.manager.shapes import pool
 from callpool.manager.web import JSON, read_body
-
-AnyRequest = Request[Any, Any, Any]
 
 CSV: Final = "text/csv"
 
 
-@get("/api/v1/bulk")
+class ExportQuery(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """In which form."""
+
+    format: Literal["json", "csv"] = "json"
+
+
+#: A list of rows, or an object with it as `devices`.
+BulkBody = list[pool.BulkRow] | pool.BulkFile
+
+
+@get("/api/v1/bulk", opt=api("pool.read", answer=pool.BulkFile, query=ExportQuery, also=(CSV,)))
 async def export(request: AnyRequest) -> Answer:
     """Export the pool as a bulk file: `?format=json` (the default) or `csv`."""
-    form = request.query_params.get("format", "json")
-    if form not in ("json", "csv"):
-        raise LicenseError("bad_request", "format is json or csv.")
+    form = query_of(request, ExportQuery).format
     found = await show(request, lambda tx, now: {"devices": bulk.export(tx)})
     if form == "json":
         return found
@@ -30,7 +38,18 @@ async def export(request: AnyRequest) -> Answer:
     return Response(bulk.write_csv(rows).encode(), media_type="text/csv; charset=utf-8")
 
 
-@post("/api/v1/bulk", status_code=200)
+@post(
+    "/api/v1/bulk",
+    status_code=200,
+    opt=api(
+        "pool.change",
+        answer=pool.BulkDone,
+        body=BulkBody,
+        files=(CSV,),
+        query=WaitQuery,
+        previews=True,
+    ),
+)
 async def carry_out(request: AnyRequest) -> Answer:
     """Carry out a bulk file, JSON or CSV, whole or not at all; `?wait=true`, `?preview=true`.
 

@@ -13,10 +13,17 @@ from typing import Any, Final
 import msgspec
 
 from callpool.licensing.instant import Instant
+from callpool.manager.audit import DONE, Chain, tenant_of_unit
 from callpool.manager.store.database import Tx
+from callpool.manager.store.scope import WHOLE, Scope
 
 #: Who: the manager itself, by its clock.
 CLOCK: Final = "clock"
+#: The role of a device that calls, and of whoever works on the manager's own machine.
+DEVICE: Final = "device"
+HOST: Final = "host"
+#: The source of what is done on the manager's own machine.
+HERE: Final = "this machine"
 #: Seconds of elapsed time between two records of it.
 _PERSIST: Final = 30.0
 
@@ -54,6 +61,17 @@ def keep_elapsed(tx: Tx, now: Instant, value: float) -> None:
     tx.set_meta("elapsed", msgspec.json.encode(kept).decode())
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Acting:
+    """In which role, and by what means, somebody asks; whose things he sees."""
+
+    #: A role of `roles.ROLES`; empty for a device, the host and the clock.
+    role: str = ""
+    #: The means: `browser`, `bearer`, `password`, `token:NUMBER`; empty for none of them.
+    via: str = ""
+    scope: Scope = WHOLE
+
+
 @dataclass(slots=True, kw_only=True)
 class Change:
     """What every function that changes the pool is given."""
@@ -69,24 +87,44 @@ class Change:
     who: str
     #: Where from: an address, or the command that was run on this machine.
     source: str
+    acting: Acting = Acting()
     #: Whether something became free that a device short of its target may have.
     freed: bool = False
     #: Whether some unit has something new to pull: open streams of hints are woken.
     hinted: bool = False
     #: The next hint's number, once read.
     _hint: int = field(default=0)
+    _chain: Chain | None = field(default=None)
 
-    def journal(self, cause: str, **detail: Any) -> None:
+    @property
+    def lines(self) -> int:
+        """How many lines this change has written into the journal."""
+        return self._chain.written if self._chain else 0
+
+    def journal(self, cause: str, *, outcome: str = DONE, **detail: Any) -> None:
         """Record what is changed, with time, who, from where and why."""
-        self.tx.run(
-            "INSERT INTO journal (at, who, source, cause, detail)"
-            " VALUES (:at, :who, :source, :cause, :detail)",
+        if self._chain is None:
+            self._chain = Chain(self.tx)
+        role = self._role()
+        self._chain.append(
             at=self.now,
             who=self.who,
+            role=role,
+            via=self.acting.via if role == self.acting.role else "",
             source=self.source,
             cause=cause,
-            detail=msgspec.json.encode(detail).decode(),
+            detail=detail,
+            outcome=outcome,
+            asked_within=tenant_of_unit(self.tx, self.who) if role == DEVICE else None,
+            whole=role != DEVICE and self.acting.scope.whole,
         )
+
+    def _role(self) -> str:
+        if self.who == CLOCK:
+            return CLOCK
+        if self.acting.role:
+            return self.acting.role
+        return HOST if self.source == HERE else DEVICE
 
     def hint(self, serial: str) -> None:
         """Tell a unit that there is something to pull, once this change is on disk."""

@@ -28,6 +28,8 @@ class Connection:
     ca_file: str
     username: str
     password: str
+    #: A session's or an API token, in place of name and password.
+    token: str = ""
 
     def __repr__(self) -> str:
         return f"Connection({self.url}, {self.username})"
@@ -36,7 +38,8 @@ class Connection:
 def find_connection(*, manager: str, ca_file: str, username: str, lab: str) -> Connection:
     """Return the connection from options, the environment, or a lab's `lab.json`.
 
-    A password is taken from CALLPOOL_PASSWORD or the lab only, never from the command line.
+    A password is taken from CALLPOOL_PASSWORD, a token from CALLPOOL_TOKEN, or from the lab;
+    never from the command line.
     Raises CallpoolError `no_manager_named`, `no_password`, `no_lab`.
     """
     lab = lab or os.environ.get("CALLPOOL_LAB", "")
@@ -59,13 +62,18 @@ def find_connection(*, manager: str, ca_file: str, username: str, lab: str) -> C
             "Name the manager: --manager URL, CALLPOOL_MANAGER, or CALLPOOL_LAB for a lab.",
         )
     password = os.environ.get("CALLPOOL_PASSWORD", "")
-    if not password:
-        raise CallpoolError("no_password", "Set the operator's password in CALLPOOL_PASSWORD.")
+    token = os.environ.get("CALLPOOL_TOKEN", "")
+    if not password and not token:
+        raise CallpoolError(
+            "no_password",
+            "Set the operator's password in CALLPOOL_PASSWORD, or a token in CALLPOOL_TOKEN.",
+        )
     return Connection(
         url=url,
         ca_file=ca_file or os.environ.get("CALLPOOL_CA_FILE", ""),
         username=username or os.environ.get("CALLPOOL_USERNAME", "admin"),
         password=password,
+        token=token,
     )
 
 
@@ -74,7 +82,7 @@ class ManagerClient:
 
     def __init__(self, connection: Connection) -> None:
         """Prepare the client; raises CallpoolError `bad_ca_file`."""
-        self._url = connection.url
+        self._url, self._who = connection.url, connection
         try:
             context = ssl.create_default_context(cafile=connection.ca_file or None)
         except (OSError, ssl.SSLError) as error:
@@ -83,7 +91,8 @@ class ManagerClient:
             ) from error
         self._http = httpx.Client(
             base_url=connection.url,
-            auth=(connection.username, connection.password),
+            auth=None if connection.token else (connection.username, connection.password),
+            headers={"Authorization": f"Bearer {connection.token}"} if connection.token else None,
             verify=context,
             timeout=_TIMEOUT,
             trust_env=False,
@@ -99,16 +108,35 @@ class ManagerClient:
         """Close the connection."""
         self._http.close()
 
-    def call(self, method: str, path: str, body: object = None) -> dict[str, Any]:
-        """Call `/api/v1{path}` with a JSON body; returns the answer.
+    def call(
+        self, method: str, path: str, body: object = None, *, timeout: float = _TIMEOUT
+    ) -> dict[str, Any]:
+        """Call `/api/v1{path}` with a JSON body; returns the answer within `timeout` seconds.
 
         Raises CallpoolError with the manager's own code and sentence, or `no_answer`.
         """
         if body is None:
-            return self._send(method, path, b"", {})
-        return self._send(
-            method, path, msgspec.json.encode(body), {"Content-Type": "application/json"}
-        )
+            return self._value(self._request(method, path, b"", {}, timeout))
+        headers = {"Content-Type": "application/json"}
+        return self._value(self._request(method, path, msgspec.json.encode(body), headers, timeout))
+
+    def whole(self, path: str) -> dict[str, Any]:
+        """Get a whole list, page by page; raises CallpoolError as `call`."""
+        value = page = self.call("GET", path)
+        while isinstance(page.get("next"), str):
+            cursor = f"{'&' if '?' in path else '?'}cursor={page['next']}"
+            page = self.call("GET", path + cursor)
+            for name, found in page.items():
+                if isinstance(found, list):
+                    value[name] += found
+            value["next"] = page["next"]
+        return value
+
+    def sign_in(self) -> dict[str, Any]:
+        """Open a session by name and password; raises CallpoolError as `call`."""
+        body = {"username": self._who.username, "password": self._who.password}
+        raw = msgspec.json.encode(body)
+        return self._send("POST", "/sessions", raw, {"Content-Type": "application/json"})
 
     def import_order(self, envelope: bytes, path: str = "/orders") -> dict[str, Any]:
         """Import an order file; raises CallpoolError as `call`."""
@@ -131,11 +159,16 @@ class ManagerClient:
         return self._value(self._request(method, path, content, headers))
 
     def _request(
-        self, method: str, path: str, content: bytes, headers: dict[str, str]
+        self,
+        method: str,
+        path: str,
+        content: bytes,
+        headers: dict[str, str],
+        timeout: float = _TIMEOUT,
     ) -> httpx.Response:
         try:
             return self._http.request(
-                method, f"/api/v1{path}", content=content or None, headers=headers
+                method, f"/api/v1{path}", content=content or None, headers=headers, timeout=timeout
             )
         except (httpx.HTTPError, httpx.InvalidURL) as error:
             raise CallpoolError(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import secrets
 from pathlib import Path
 from typing import Annotated
 
@@ -9,9 +10,14 @@ import msgspec
 import typer
 
 from callpool.host.console import say
+from callpool.host.files import write_durably
 from callpool.licensing.errors import CallpoolError
 from callpool.manager import inventory
+from callpool.manager.change import HERE
 from callpool.manager.core import FIRST_OPERATOR, Manager
+from callpool.manager.inventory import check_name
+from callpool.manager.operators import reset
+from callpool.manager.passwords import hashed_password
 from callpool.manager.restore import accept
 from callpool.manager.settings import Layout, Settings, load, save, split_listen
 from callpool.manager.snmp_commands import station_app, syslog_app
@@ -26,7 +32,6 @@ manager_app.add_typer(syslog_app, name="syslog")
 Directory = Annotated[Path, typer.Option("--dir", help="The manager's directory.")]
 #: Who a change is journalled under when it is made on the manager's own machine.
 _LOCAL = "root"
-_HERE = "this machine"
 
 
 def vendor_key(file: Path) -> str:
@@ -125,7 +130,7 @@ def trust_vendor(
     settings = load(layout)
     keys = tuple(dict.fromkeys([*settings.vendor_keys, vendor_key(file)]))
     save(layout, msgspec.structs.replace(settings, vendor_keys=keys))
-    Manager(layout).change(_LOCAL, _HERE, lambda c: c.journal("vendor_trusted", key=keys[-1]))
+    Manager(layout).change(_LOCAL, HERE, lambda c: c.journal("vendor_trusted", key=keys[-1]))
     say(f"{len(keys)} vendor key(s) trusted.")
 
 
@@ -138,7 +143,7 @@ def roll_key(
     manager = Manager(Layout(directory))
     now = manager.clock.now().wall
     book = manager.identity.roll(now, old_valid_days * 86_400)
-    manager.change(_LOCAL, _HERE, lambda c: c.journal("key_rolled", key_set=book.serial))
+    manager.change(_LOCAL, HERE, lambda c: c.journal("key_rolled", key_set=book.serial))
     say(f"Key set {book.serial} is in force.")
 
 
@@ -150,7 +155,7 @@ def accept_restore(
 ) -> None:
     """Give again at once, though not every device has reported since a restoration."""
     manager = Manager(Layout(directory))
-    manager.change(operator, _HERE, lambda c: accept(c, reason))
+    manager.change(operator, HERE, lambda c: accept(c, reason))
     say("The restored state has ended; what is free is given again.")
 
 
@@ -160,5 +165,30 @@ def unlock(
 ) -> None:
     """Release a locked unit; prints the token by which one machine may go on as it."""
     manager = Manager(Layout(directory))
-    _, secret = manager.change(_LOCAL, _HERE, lambda c: inventory.unlock(c, serial))
+    _, secret = manager.change(_LOCAL, HERE, lambda c: inventory.unlock(c, serial))
     say(join(secret, manager.identity.anchor.public.kid))
+
+
+operator_app = typer.Typer(no_args_is_help=True, help="Let an operator in again, on this machine.")
+manager_app.add_typer(operator_app, name="operator")
+
+
+@operator_app.command("reset")
+def reset_operator(
+    directory: Directory,
+    username: Annotated[str, typer.Argument(help="The operator's name.")] = FIRST_OPERATOR,
+    out: Annotated[
+        str, typer.Option(help="A file for the new password, mode 0600; `-` prints it, once.")
+    ] = "",
+) -> None:
+    """Give an operator a new password; one who does not exist is added as an administrator."""
+    manager = Manager(Layout(directory))
+    password = secrets.token_urlsafe(18)
+    kept = hashed_password(password)
+    # The password is on disk before it counts: one that nobody has read lets nobody in.
+    file = Path(out) if out else manager.layout.directory / f"{check_name(username, 'It')}.password"
+    if out != "-":
+        write_durably(file, f"{password}\n".encode())
+    manager.change(_LOCAL, HERE, lambda c: reset(c, username, kept))
+    manager.close()
+    say(password if out == "-" else f"The password of {username} is in {file}")

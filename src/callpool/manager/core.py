@@ -14,11 +14,13 @@ from callpool.host.files import write_durably
 from callpool.licensing.errors import CallpoolError, LicenseError
 from callpool.licensing.order import POOL_ORDER, SMART_ORDER, PurchaseOrder
 from callpool.manager import authority, authority_ledger, requests
-from callpool.manager.access import add_operator
-from callpool.manager.change import CLOCK, Change, keep_elapsed, read_elapsed
+from callpool.manager.audit_heads import Heads
+from callpool.manager.change import CLOCK, HERE, Acting, Change, keep_elapsed, read_elapsed
 from callpool.manager.grant_journal import Entry, GrantJournal
 from callpool.manager.identity import Identity
 from callpool.manager.inventory import DEFAULT_TENANT, add_tenant
+from callpool.manager.operators import add_operator
+from callpool.manager.passwords import hashed_password
 from callpool.manager.pools import due, import_order, refill, sweep
 from callpool.manager.restore import Grants, end_if_over
 from callpool.manager.settings import Layout, Settings, load, save
@@ -56,10 +58,11 @@ class Manager:
         self.identity = Identity(layout)
         self.database = Database(layout.database)
         self.database.migrate()
-        journal = GrantJournal(layout.grant_journal(self.settings))
-        self.grants = Grants(self.database, journal)
+        file = layout.grant_journal(self.settings)
+        self.grants = Grants(self.database, GrantJournal(file))
         #: Why the grant journal could not be written last, empty while it can.
         self.journal_trouble = ""
+        self.heads = Heads(file.with_name("audit.head"), self.identity)
         #: Called after a change that some unit has to pull; set by the hints' hub.
         self.on_hint: Callable[[], None] = lambda: None
 
@@ -91,6 +94,8 @@ class Manager:
         source: str,
         work: Callable[[Change], T],
         last: Callable[[Change, T], None] = lambda change, result: None,
+        *,
+        acting: Acting = Acting(),  # noqa: B008  frozen
     ) -> T:
         """Run `work` as one change: what the clock brought is done first, all is on disk last.
 
@@ -114,6 +119,7 @@ class Manager:
                 lease_seconds=self.settings.lease_seconds,
                 who=who,
                 source=source,
+                acting=acting,
             )
             self.grants.begin(made)
             if due(made):
@@ -134,7 +140,7 @@ class Manager:
             return result, self.grants.end(made)
 
         try:
-            result, written = self.database.write(run)
+            result, written = self.database.write(run, acting.scope)
         except IntegrityError as error:
             raise LicenseError(
                 "pool_exceeded", "The database refused the change: it would oversell the pool."
@@ -180,7 +186,7 @@ class Manager:
         return import_order(change, order, envelope.decode().strip())
 
     def import_smart_order(
-        self, who: str, source: str, envelope: bytes, account: str, virtual_account: str
+        self, change: Change, envelope: bytes, account: str, virtual_account: str
     ) -> tuple[PurchaseOrder, str, str]:
         """Verify and import an order file for smart licensing into a virtual account.
 
@@ -189,11 +195,7 @@ class Manager:
         """
         order = self.verified_order(envelope, SMART_ORDER)
         text = envelope.decode().strip()
-        row = self.change(
-            who,
-            source,
-            lambda change: authority.import_order(change, order, text, account, virtual_account),
-        )
+        row = authority.import_order(change, order, text, account, virtual_account)
         return order, row["account"], row["name"]
 
     def verified_order(self, envelope: bytes, role: str) -> PurchaseOrder:
@@ -228,8 +230,8 @@ def _first_rows(tx: Tx, now: float, settings: Settings, password: str) -> None:
         elapsed=0.0,
         lease_seconds=settings.lease_seconds,
         who="init",
-        source="this machine",
+        source=HERE,
     )
     add_tenant(change, DEFAULT_TENANT, {})
-    add_operator(change, FIRST_OPERATOR, password)
+    add_operator(change, FIRST_OPERATOR, hashed_password(password))
     change.journal("initialised")

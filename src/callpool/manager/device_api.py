@@ -10,9 +10,11 @@ from litestar.response import Stream
 from callpool.licensing.errors import TrustError
 from callpool.manager.contacts import check_skew, contact, signer_of
 from callpool.manager.core import Manager
+from callpool.manager.declare import api
 from callpool.manager.enrolments import enrol, read_request
 from callpool.manager.hints import Hub
 from callpool.manager.ledger import REPLACED
+from callpool.manager.roles import DEVICE
 from callpool.manager.store.database import Tx
 from callpool.manager.web import in_thread, read_body, source_of
 from callpool.wire.envelope import CONTACT, HINTS, read, verify
@@ -58,7 +60,7 @@ def _signed(manager: Manager, envelope: bytes, typ: str, kind: type[Any]) -> tup
     return message, found[0], found[1]
 
 
-@post(ENROL_PATH, status_code=200)
+@post(ENROL_PATH, status_code=200, opt=api(DEVICE))
 async def enrol_door(request: AnyRequest) -> Response[str]:
     """Certify a device's key by registration token."""
     manager: Manager = request.app.state.manager
@@ -77,7 +79,7 @@ async def enrol_door(request: AnyRequest) -> Response[str]:
         return Response(await in_thread(work), media_type=CONTENT_TYPE)
 
 
-@post(CONTACT_PATH, status_code=200)
+@post(CONTACT_PATH, status_code=200, opt=api(DEVICE))
 async def contact_door(request: AnyRequest) -> Response[str]:
     """Take a contact and answer with grant, lease and next contact value."""
     manager: Manager = request.app.state.manager
@@ -100,7 +102,7 @@ async def contact_door(request: AnyRequest) -> Response[str]:
         return Response(await in_thread(work), media_type=CONTENT_TYPE)
 
 
-@post(HINTS_PATH, status_code=200)
+@post(HINTS_PATH, status_code=200, opt=api(DEVICE))
 async def hints_door(request: AnyRequest) -> Stream:
     """Open a unit's stream of hints (server-sent events)."""
     manager: Manager = request.app.state.manager

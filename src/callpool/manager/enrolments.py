@@ -6,6 +6,7 @@ import secrets
 
 from callpool.licensing.errors import LicenseError, TrustError
 from callpool.licensing.key import check_serial
+from callpool.manager.audit import tenant_of_unit
 from callpool.manager.change import Change
 from callpool.manager.identity import Identity, check_request
 from callpool.manager.ledger import ACTIVE, unit_by_serial
@@ -81,7 +82,11 @@ def _check_token(change: Change, request: EnrolRequest) -> Row:
     token = change.tx.row(
         "SELECT * FROM registration_token WHERE hash = :hash", hash=hashed(request.token)
     )
-    if token is None or token["serial"] not in (None, request.serial):
+    if (
+        token is None
+        or token["serial"] not in (None, request.serial)
+        or token["tenant_id"] not in (None, tenant_of_unit(change.tx, request.serial))
+    ):
         raise LicenseError(
             "unknown_token", "The registration token is not valid here; ask for a new one."
         )

@@ -47,8 +47,8 @@ def check_name(name: object, what: str) -> str:
 
 
 def tenant_by_name(change: Change, name: str) -> Row:
-    """Return a tenant's row; raises LicenseError `unknown_tenant`."""
-    row = change.tx.row("SELECT * FROM tenant WHERE name = :name", name=name)
+    """Return a tenant's row; raises LicenseError `unknown_tenant` (the same for one not mine)."""
+    row = change.tx.row("SELECT * FROM tenant WHERE name = :name AND MINE(tenant_id)", name=name)
     if row is None:
         raise LicenseError("unknown_tenant", f"There is no tenant named {name[:64]!r}.")
     return row
@@ -133,12 +133,15 @@ def device_by_name(change: Change, name: str, within: str = "") -> Row:
     `half_of_pair` where `name` is a serial number of an HA pair, whose units are never treated
     apart.
     """
-    row = change.tx.row("SELECT * FROM device WHERE name = :name AND removed_at IS NULL", name=name)
+    row = change.tx.row(
+        "SELECT * FROM device WHERE name = :name AND removed_at IS NULL AND MINE(tenant_id)",
+        name=name,
+    )
     if within and (row is None or row["tenant_id"] != tenant_by_name(change, within)["tenant_id"]):
         raise LicenseError("unknown_device", f"Tenant {within} has no device named {name[:64]!r}.")
     if row is not None:
         return row
-    unit = unit_by_serial(change, name)
+    unit = _my_unit(change, name)
     if unit is None or unit["state"] != ACTIVE:
         raise LicenseError("unknown_device", f"There is no device named {name[:64]!r}.")
     device = device_by_id(change, unit["device_id"])
@@ -151,6 +154,15 @@ def device_by_name(change: Change, name: str, within: str = "") -> Row:
     raise LicenseError(
         "unknown_device",
         f"There is no device named {name}; it is the serial number of {device['name']}.",
+    )
+
+
+def _my_unit(change: Change, serial: str) -> Row | None:
+    """Return a unit of a device that the asker sees."""
+    return change.tx.row(
+        "SELECT u.* FROM unit u JOIN device d ON d.device_id = u.device_id"
+        " WHERE u.serial = :serial AND MINE(d.tenant_id)",
+        serial=serial,
     )
 
 
@@ -260,6 +272,8 @@ def _move(change: Change, device: Row, tenant: str) -> None:
     owner = tenant_by_name(change, tenant)["tenant_id"]
     if owner == device["tenant_id"]:
         return
+    # The tenant that it leaves is told so, and no more.
+    change.journal("device_left", device=device["name"])
     # It was asked of the other tenant.
     drop(change, device["device_id"], "request_cancelled")
     for kind in POOL_TYPES:
@@ -369,17 +383,21 @@ def replace_serial(change: Change, name: str, serial: str, by: str, *, old_is_of
 
 
 def make_token(
-    change: Change, *, uses: int, seconds: float, serial: str | None = None
+    change: Change, *, uses: int, seconds: float, serial: str | None = None, tenant: str = ""
 ) -> tuple[int, str]:
     """Make a registration token; returns its number and its secret, which is kept hashed.
 
-    `uses` enrolments within `seconds`; with `serial` it enrols that serial number only.
+    `uses` enrolments within `seconds`; with `serial` it enrols that serial number only, with
+    `tenant` those of this tenant only. Raises LicenseError `unknown_tenant`, or `tenant_needed`
+    where a tenant's operator has several and names none.
     """
     secret = new_secret()
+    owner = _owner(change, serial, tenant)
     change.tx.run(
-        "INSERT INTO registration_token (hash, uses_left, expires, serial, made_at)"
-        " VALUES (:hash, :uses, :expires, :serial, :now)",
+        "INSERT INTO registration_token (hash, uses_left, expires, serial, tenant_id, made_at)"
+        " VALUES (:hash, :uses, :expires, :serial, :tenant, :now)",
         hash=hashed(secret),
+        tenant=owner["tenant_id"] if owner else None,
         uses=uses,
         expires=change.now + seconds,
         serial=serial,
@@ -388,17 +406,49 @@ def make_token(
     number = change.tx.value(
         "SELECT token_id FROM registration_token WHERE hash = :hash", hash=hashed(secret)
     )
-    change.journal("token_made", token=number, uses=uses, seconds=seconds, serial=serial)
+    change.journal(
+        "token_made",
+        token=number,
+        uses=uses,
+        seconds=seconds,
+        serial=serial,
+        tenant=owner["name"] if owner else None,
+    )
     return int(number), secret
+
+
+def _owner(change: Change, serial: str | None, tenant: str) -> Row | None:
+    """Return the tenant whose serial numbers alone a token enrols, None for all."""
+    if tenant:
+        return tenant_by_name(change, tenant)
+    if change.tx.scope.whole:
+        return None
+    if serial is not None:
+        return change.tx.row(
+            "SELECT t.* FROM unit u JOIN device d ON d.device_id = u.device_id"
+            " JOIN tenant t ON t.tenant_id = d.tenant_id WHERE u.serial = :serial"
+            " AND MINE(t.tenant_id)",
+            serial=serial,
+        )
+    own = change.tx.rows("SELECT * FROM tenant WHERE TRUE AND MINE(tenant_id)")
+    if len(own) != 1:
+        raise LicenseError("tenant_needed", "Name the tenant whose devices the token enrols.")
+    return own[0]
 
 
 def revoke_token(change: Change, number: int) -> None:
     """Revoke a registration token; raises LicenseError `unknown_token`."""
     if not change.tx.run(
-        "UPDATE registration_token SET revoked = TRUE WHERE token_id = :number", number=number
+        "UPDATE registration_token SET revoked = TRUE WHERE token_id = :number AND MINE(tenant_id)",
+        number=number,
     ):
         raise LicenseError("unknown_token", f"There is no registration token {number}.")
-    change.journal("token_revoked", token=number)
+    tenant = change.tx.value(
+        "SELECT t.name FROM registration_token r JOIN tenant t ON t.tenant_id = r.tenant_id"
+        " WHERE r.token_id = :number",
+        number=number,
+    )
+    change.journal("token_revoked", token=number, tenant=tenant)
 
 
 def unlock(change: Change, serial: str) -> tuple[int, str]:
@@ -409,7 +459,7 @@ def unlock(change: Change, serial: str) -> tuple[int, str]:
     number once, within a day: the operator carries it to the machine that is to go on.
     Raises LicenseError `unknown_serial`.
     """
-    unit = unit_by_serial(change, serial)
+    unit = _my_unit(change, serial)
     if unit is None or unit["state"] != ACTIVE:
         raise LicenseError("unknown_serial", f"Serial number {serial[:32]!r} is not listed.")
     change.tx.run(

@@ -2,28 +2,38 @@
 
 from __future__ import annotations
 
-import base64
 from collections.abc import Callable
-from typing import Any, Final, TypeVar
+from typing import Annotated, Any, Final, Literal
 
 import msgspec
-from litestar import Request, Response, delete, get, patch, post, put
+from litestar import delete, get, patch, post, put
+from litestar.params import FromPath
 
-from callpool.licensing.errors import CallpoolError, LicenseError
+from callpool.licensing.capacity import MAX_COUNT
+from callpool.licensing.errors import LicenseError
 from callpool.licensing.order import PurchaseOrder
-from callpool.manager import inventory, pools, requests, views
-from callpool.manager.access import Access
+from callpool.manager import device_views, inventory, pools, requests, views
 from callpool.manager.change import Change
 from callpool.manager.core import Manager
-from callpool.manager.preview import preview
-from callpool.manager.store.database import Tx
-from callpool.manager.web import JSON, answer, decode, in_thread, read_body, source_of
+from callpool.manager.declare import api
+from callpool.manager.device_views import DeviceQuery
+from callpool.manager.doors import (
+    Answer,
+    AnyRequest,
+    Body,
+    body_of,
+    do,
+    flag_of,
+    query_of,
+    show,
+)
+from callpool.manager.paging import Page
+from callpool.manager.shapes import pool
+from callpool.manager.shapes.base import Named, Numbered, Secret
+from callpool.manager.tags import device_tag_now, tenant_tag_now
+from callpool.manager.web import read_body
 from callpool.wire.messages import CONTENT_TYPE
 from callpool.wire.tokens import join
-
-T = TypeVar("T")
-AnyRequest = Request[Any, Any, Any]
-Answer = Response[bytes]
 
 #: What an order file may be sent as.
 ORDER_TYPES: Final = frozenset({CONTENT_TYPE, "text/plain", "application/octet-stream"})
@@ -32,22 +42,11 @@ _MOST_TOKEN_DAYS: Final = 365
 _MOST_TOKEN_USES: Final = 10_000
 
 
-class Body(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """Base of request bodies: a field that is not known is refused."""
-
-
-class SessionBody(Body, frozen=True, kw_only=True):
-    """Sign in."""
-
-    username: str
-    password: str
-
-
 class TenantBody(Body, frozen=True, kw_only=True):
     """A new tenant; a share of None is bounded by the pool alone."""
 
     name: str
-    shares: dict[str, Any] = {}
+    shares: dict[str, Any] = msgspec.field(default_factory=dict)
 
 
 class DeviceBody(Body, frozen=True, kw_only=True):
@@ -67,6 +66,21 @@ class DevicePatch(Body, frozen=True, kw_only=True):
     mode: str | None = None
 
 
+class WaitQuery(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """How a change of allocations is asked for."""
+
+    #: Queue what cannot be had at once.
+    wait: Literal["false", "true"] = "false"
+    #: Refuse devices of any other tenant.
+    tenant: str = ""
+
+
+#: A count of licenses, and null for a share that the pool alone bounds.
+Count = Annotated[int, msgspec.Meta(ge=0, le=MAX_COUNT)]
+Wanted = dict[str, Count]
+Shares = dict[str, Count | None]
+
+
 class ReplaceBody(Body, frozen=True, kw_only=True):
     """Serial number `by` takes the place of `serial`."""
 
@@ -80,119 +94,28 @@ class TokenBody(Body, frozen=True, kw_only=True):
 
     uses: int = 1
     days: float = 7.0
+    #: The tenant whose serial numbers alone it enrols; empty for all that its maker sees.
+    tenant: str = ""
 
 
-def signed_in(access: Access, header: str, source: str) -> str:
-    """Return the operator's name from an Authorization header.
-
-    Raises CallpoolError `not_signed_in`, `bad_credentials`, `session_expired`,
-    `too_many_failures`.
-    """
-    scheme, _, value = header.partition(" ")
-    if scheme.lower() == "bearer" and value:
-        return access.by_token(value.strip())
-    if scheme.lower() == "basic":
-        try:
-            said = base64.b64decode(value, validate=True).decode()
-        except ValueError:  # not base64, or not UTF-8 within
-            said = ""
-        username, colon, password = said.partition(":")
-        if colon:
-            return access.by_password(username, password, source)
-    raise CallpoolError("not_signed_in", "Sign in: send a bearer token or HTTP Basic credentials.")
-
-
-async def do(
-    request: AnyRequest,
-    work: Callable[[Change], T],
-    *,
-    then: Callable[[T], Any],
-    status: int = 200,
-    previews: bool = False,
-) -> Answer:
-    """Run a change for a signed-in operator.
-
-    With `previews` the request may ask by `?preview=true` what the change would do. Raises
-    LicenseError `bad_request` where it asks for a preview that there is not.
-    """
-    look = flag_of(request, "preview")
-    if look and not previews:
-        raise LicenseError("bad_request", "This change cannot be previewed.")
-    manager: Manager = request.app.state.manager
-    access: Access = request.app.state.access
-    header, source = request.headers.get("authorization", ""), source_of(request)
-
-    def run() -> Answer:
-        who = signed_in(access, header, source)
-        if look:
-            return answer(preview(manager, who, source, work, then))
-        return answer(then(manager.change(who, source, work)), status)
-
-    return await in_thread(run)
-
-
-async def show(request: AnyRequest, query: Callable[[Tx, float], Any]) -> Answer:
-    """Answer a signed-in operator's question; `query` is given the manager's time."""
-    manager: Manager = request.app.state.manager
-    access: Access = request.app.state.access
-    header, source = request.headers.get("authorization", ""), source_of(request)
-
-    def run() -> Answer:
-        signed_in(access, header, source)
-        manager.sweep()
-        now = manager.clock.now().wall
-        return answer(manager.database.read(lambda tx: query(tx, now)))
-
-    return await in_thread(run)
-
-
-async def body_of(request: AnyRequest, kind: type[T]) -> T:
-    """Return the request's JSON body; raises CallpoolError as `web.read_body` and `decode`."""
-    return decode(await read_body(request, {JSON}), kind)
-
-
-@post("/api/v1/sessions", status_code=201)
-async def open_session(request: AnyRequest) -> Answer:
-    """Sign in: returns a bearer token."""
-    access: Access = request.app.state.access
-    body = await body_of(request, SessionBody)
-    source = source_of(request)
-
-    def run() -> Answer:
-        who = access.by_password(body.username, body.password, source)
-        token, expires = access.open_session(who, source)
-        return answer({"token": token, "username": who, "expires": expires}, 201)
-
-    return await in_thread(run)
-
-
-@delete("/api/v1/sessions/current", status_code=200)
-async def close_session(request: AnyRequest) -> Answer:
-    """Sign out."""
-    access: Access = request.app.state.access
-    header, source = request.headers.get("authorization", ""), source_of(request)
-
-    def run() -> Answer:
-        who = signed_in(access, header, source)
-        access.close_session(header.partition(" ")[2].strip(), who, source)
-        return answer({"signed_out": True})
-
-    return await in_thread(run)
-
-
-@get("/api/v1/pool")
+@get("/api/v1/pool", opt=api("pool.read", answer=pool.Pool))
 async def show_pool(request: AnyRequest) -> Answer:
     """Show the whole pool."""
     return await show(request, views.pool)
 
 
-@get("/api/v1/orders")
+@get("/api/v1/orders", opt=api("supply.read", query=views.OrderQuery, answer=pool.OrderPage))
 async def show_orders(request: AnyRequest) -> Answer:
-    """List imported orders."""
-    return await show(request, lambda tx, now: {"orders": views.orders(tx, now)})
+    """List imported orders, the one that ends last first."""
+    asked = query_of(request, views.OrderQuery)
+    return await show(request, lambda tx, now: views.order_page(tx, now, asked))
 
 
-@post("/api/v1/orders", status_code=201)
+@post(
+    "/api/v1/orders",
+    status_code=201,
+    opt=api("supply.change", answer=pool.OrderDocument, files=ORDER_TYPES, previews=True),
+)
 async def add_order(request: AnyRequest) -> Answer:
     """Import an order file."""
     manager: Manager = request.app.state.manager
@@ -206,13 +129,24 @@ async def add_order(request: AnyRequest) -> Answer:
     )
 
 
-@get("/api/v1/tenants")
+@get("/api/v1/tenants", opt=api("pool.read", query=views.TenantQuery, answer=pool.TenantPage))
 async def show_tenants(request: AnyRequest) -> Answer:
     """List tenants and their shares."""
-    return await show(request, lambda tx, now: {"tenants": views.tenants(tx)})
+    asked = query_of(request, views.TenantQuery)
+    return await show(request, lambda tx, now: views.tenant_page(tx, asked))
 
 
-@post("/api/v1/tenants", status_code=201)
+@get("/api/v1/tenants/{name:str}", opt=api("pool.read", answer=pool.Tenant, tagged=True))
+async def show_tenant(request: AnyRequest, name: FromPath[str]) -> Answer:
+    """Show one tenant and its shares."""
+    return await show(request, lambda tx, now: views.tenant(tx, name), tagged=True)
+
+
+@post(
+    "/api/v1/tenants",
+    status_code=201,
+    opt=api("supply.change", answer=Named, body=TenantBody, previews=True),
+)
 async def add_tenant(request: AnyRequest) -> Answer:
     """Add a tenant."""
     body = await body_of(request, TenantBody)
@@ -225,8 +159,11 @@ async def add_tenant(request: AnyRequest) -> Answer:
     )
 
 
-@put("/api/v1/tenants/{name:str}")
-async def change_tenant(request: AnyRequest, name: str) -> Answer:
+@put(
+    "/api/v1/tenants/{name:str}",
+    opt=api("supply.change", answer=pool.TenantChanged, body=Shares, previews=True, matches=True),
+)
+async def change_tenant(request: AnyRequest, name: FromPath[str]) -> Answer:
     """Set a tenant's shares: {type: count or null}."""
     shares = await body_of(request, dict[str, Any])
     return await do(
@@ -234,16 +171,28 @@ async def change_tenant(request: AnyRequest, name: str) -> Answer:
         lambda change: inventory.set_shares(change, name, shares),
         then=lambda _: {"name": name, "shares": shares},
         previews=True,
+        tag=_tenant_tag(name),
     )
 
 
-@get("/api/v1/devices")
+@get("/api/v1/devices", opt=api("pool.read", query=DeviceQuery, answer=pool.DevicePage))
 async def show_devices(request: AnyRequest) -> Answer:
     """List devices, as the pool shows them."""
-    return await show(request, lambda tx, now: {"devices": views.pool(tx, now)["devices"]})
+    asked = query_of(request, DeviceQuery)
+    return await show(request, lambda tx, now: device_views.page(tx, now, asked))
 
 
-@post("/api/v1/devices", status_code=201)
+@get("/api/v1/devices/{name:str}", opt=api("pool.read", answer=pool.Device, tagged=True))
+async def show_device(request: AnyRequest, name: FromPath[str]) -> Answer:
+    """Show one device with its units."""
+    return await show(request, lambda tx, now: device_views.device(tx, now, name), tagged=True)
+
+
+@post(
+    "/api/v1/devices",
+    status_code=201,
+    opt=api("pool.change", answer=pool.DeviceAdded, body=DeviceBody, previews=True),
+)
 async def add_device(request: AnyRequest) -> Answer:
     """Add a device by its serial numbers."""
     body = await body_of(request, DeviceBody)
@@ -258,8 +207,11 @@ async def add_device(request: AnyRequest) -> Answer:
     )
 
 
-@patch("/api/v1/devices/{name:str}")
-async def change_device(request: AnyRequest, name: str) -> Answer:
+@patch(
+    "/api/v1/devices/{name:str}",
+    opt=api("pool.change", answer=Named, body=DevicePatch, previews=True, matches=True),
+)
+async def change_device(request: AnyRequest, name: FromPath[str]) -> Answer:
     """Change a device's tenant, way to apply, or mode."""
     body = await body_of(request, DevicePatch)
     return await do(
@@ -269,22 +221,38 @@ async def change_device(request: AnyRequest, name: str) -> Answer:
         ),
         then=lambda _: {"name": name},
         previews=True,
+        tag=_device_tag(name),
     )
 
 
-@delete("/api/v1/devices/{name:str}", status_code=200)
-async def remove_device(request: AnyRequest, name: str) -> Answer:
+@delete(
+    "/api/v1/devices/{name:str}",
+    status_code=200,
+    opt=api("pool.change", answer=Named, previews=True, matches=True),
+)
+async def remove_device(request: AnyRequest, name: FromPath[str]) -> Answer:
     """Remove a device; what it may still use stays held until it confirms or its lease ends."""
     return await do(
         request,
         lambda change: inventory.remove_device(change, name),
         then=lambda _: {"name": name},
         previews=True,
+        tag=_device_tag(name),
     )
 
 
-@put("/api/v1/devices/{name:str}/allocation")
-async def set_allocation(request: AnyRequest, name: str) -> Answer:
+@put(
+    "/api/v1/devices/{name:str}/allocation",
+    opt=api(
+        "pool.change",
+        answer=pool.Allocated,
+        body=Wanted,
+        query=WaitQuery,
+        previews=True,
+        matches=True,
+    ),
+)
+async def set_allocation(request: AnyRequest, name: FromPath[str]) -> Answer:
     """Set what a device is to have: {type: count}; with `?wait=true` queue what cannot be had.
 
     With `?tenant=` it has to be a device of that tenant.
@@ -308,28 +276,41 @@ async def set_allocation(request: AnyRequest, name: str) -> Answer:
             "waiting": done[1],
         },
         previews=True,
+        tag=_device_tag(name, within),
     )
 
 
-@get("/api/v1/requests")
+@get("/api/v1/requests", opt=api("pool.read", query=views.RequestQuery, answer=pool.RequestPage))
 async def show_requests(request: AnyRequest) -> Answer:
     """List the requests that wait, the longest waiting first."""
-    return await show(request, lambda tx, now: {"requests": views.requests(tx)})
+    asked = query_of(request, views.RequestQuery)
+    return await show(request, lambda tx, now: views.request_page(tx, asked))
 
 
-@delete("/api/v1/devices/{name:str}/request", status_code=200)
-async def cancel_request(request: AnyRequest, name: str) -> Answer:
+@delete(
+    "/api/v1/devices/{name:str}/request",
+    status_code=200,
+    opt=api("pool.change", answer=Named, previews=True, matches=True),
+)
+async def cancel_request(request: AnyRequest, name: FromPath[str]) -> Answer:
     """Cancel a device's request."""
     return await do(
         request,
         lambda change: requests.cancel(change, inventory.device_by_name(change, name)),
         then=lambda _: {"name": name},
         previews=True,
+        tag=_device_tag(name),
     )
 
 
-@post("/api/v1/devices/{name:str}/replace", status_code=200)
-async def replace_serial(request: AnyRequest, name: str) -> Answer:
+@post(
+    "/api/v1/devices/{name:str}/replace",
+    status_code=200,
+    opt=api(
+        "pool.change", answer=pool.SerialReplaced, body=ReplaceBody, previews=True, matches=True
+    ),
+)
+async def replace_serial(request: AnyRequest, name: FromPath[str]) -> Answer:
     """Let one serial number take the place of another."""
     body = await body_of(request, ReplaceBody)
     return await do(
@@ -339,11 +320,16 @@ async def replace_serial(request: AnyRequest, name: str) -> Answer:
         ),
         then=lambda _: {"name": name, "serial": body.by},
         previews=True,
+        tag=_device_tag(name),
     )
 
 
-@post("/api/v1/units/{serial:str}/unlock", status_code=200)
-async def unlock(request: AnyRequest, serial: str) -> Answer:
+@post(
+    "/api/v1/units/{serial:str}/unlock",
+    status_code=200,
+    opt=api("pool.change", answer=pool.Unlocked),
+)
+async def unlock(request: AnyRequest, serial: FromPath[str]) -> Answer:
     """Void a unit's identity and return a token by which one machine goes on as it."""
     manager: Manager = request.app.state.manager
     kid = manager.identity.anchor.public.kid
@@ -354,13 +340,14 @@ async def unlock(request: AnyRequest, serial: str) -> Answer:
     )
 
 
-@get("/api/v1/tokens")
+@get("/api/v1/tokens", opt=api("pool.read", query=Page, answer=pool.RegistrationTokenPage))
 async def show_tokens(request: AnyRequest) -> Answer:
-    """List registration tokens."""
-    return await show(request, lambda tx, now: {"tokens": views.tokens(tx, now)})
+    """List registration tokens, the newest first."""
+    asked = query_of(request, Page)
+    return await show(request, lambda tx, now: views.token_page(tx, now, asked))
 
 
-@post("/api/v1/tokens", status_code=201)
+@post("/api/v1/tokens", status_code=201, opt=api("pool.change", answer=Secret, body=TokenBody))
 async def add_token(request: AnyRequest) -> Answer:
     """Make a registration token; it is shown this once."""
     manager: Manager = request.app.state.manager
@@ -373,14 +360,16 @@ async def add_token(request: AnyRequest) -> Answer:
     kid = manager.identity.anchor.public.kid
     return await do(
         request,
-        lambda change: inventory.make_token(change, uses=body.uses, seconds=body.days * _DAY),
+        lambda change: inventory.make_token(
+            change, uses=body.uses, seconds=body.days * _DAY, tenant=body.tenant
+        ),
         then=lambda made: {"id": made[0], "token": join(made[1], kid)},
         status=201,
     )
 
 
-@delete("/api/v1/tokens/{number:int}", status_code=200)
-async def revoke_token(request: AnyRequest, number: int) -> Answer:
+@delete("/api/v1/tokens/{number:int}", status_code=200, opt=api("pool.change", answer=Numbered))
+async def revoke_token(request: AnyRequest, number: FromPath[int]) -> Answer:
     """Revoke a registration token."""
     return await do(
         request,
@@ -389,44 +378,39 @@ async def revoke_token(request: AnyRequest, number: int) -> Answer:
     )
 
 
-@get("/api/v1/journal")
+@get("/api/v1/journal", opt=api("pool.read", query=views.JournalQuery, answer=pool.JournalPage))
 async def show_journal(request: AnyRequest) -> Answer:
-    """Show the journal, newest first: `?limit=` up to 1000, `?before=` an entry."""
-    limit, before = whole_of(request, "limit", 100), whole_of(request, "before", None)
-    return await show(
-        request,
-        lambda tx, now: {"journal": views.journal(tx, min(limit or 100, 1000), before)},
-    )
+    """Show the pool's journal, the newest entry first."""
+    asked = query_of(request, views.JournalQuery)
+    return await show(request, lambda tx, now: views.journal_page(tx, asked))
 
 
-def flag_of(request: AnyRequest, name: str) -> bool:
-    """Return a flag of the query, false by default; raises LicenseError `bad_request`."""
-    text = request.query_params.get(name, "false")
-    if text not in ("true", "false"):
-        raise LicenseError("bad_request", f"{name} is true or false.")
-    return bool(text == "true")
+def _device_tag(name: str, within: str = "") -> Callable[[Change], tuple[str, str]]:
+    def tag(change: Change) -> tuple[str, str]:
+        device = inventory.device_by_name(change, name, within)
+        return f"Device {name}", device_tag_now(change.tx, device)
+
+    return tag
 
 
-def whole_of(request: AnyRequest, name: str, otherwise: int | None) -> int | None:
-    """Return a whole number of the query; raises LicenseError `bad_request`."""
-    text = request.query_params.get(name)
-    if text is None:
-        return otherwise
-    if not text.isdecimal() or len(text) > 15:
-        raise LicenseError("bad_request", f"{name} is a whole number.")
-    return int(text)
+def _tenant_tag(name: str) -> Callable[[Change], tuple[str, str]]:
+    def tag(change: Change) -> tuple[str, str]:
+        found = inventory.tenant_by_name(change, name)
+        return f"Tenant {name}", tenant_tag_now(change.tx, found)
+
+    return tag
 
 
 HANDLERS = (
-    open_session,
-    close_session,
     show_pool,
     show_orders,
     add_order,
     show_tenants,
+    show_tenant,
     add_tenant,
     change_tenant,
     show_devices,
+    show_device,
     add_device,
     change_device,
     remove_device,

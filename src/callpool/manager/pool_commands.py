@@ -14,7 +14,7 @@ import typer
 
 from callpool.host.console import console, count_from, say
 from callpool.licensing.capacity import FAR_END_USERS, SBC_SESSIONS, check_type
-from callpool.licensing.errors import LicenseError
+from callpool.licensing.errors import CallpoolError, LicenseError
 from callpool.manager.bulk_commands import (
     Preview,
     Wait,
@@ -118,7 +118,10 @@ def call(
     with opened() as client:
         if preview:
             path += ("&" if "?" in path else "?") + "preview=true"
-        value = client.call(method, path, body)
+        if method == "GET" and "limit=" not in path:
+            value = client.whole(path)
+        else:
+            value = client.call(method, path, body)
         shown(value, as_json, say_preview if preview else show)
 
 
@@ -228,13 +231,16 @@ def tenant(
     wanted = targets_from(shares or [])
     opened: Callable[[], ManagerClient] = context.obj
     with opened() as client:
-        known = {t["name"] for t in client.call("GET", "/tenants")["tenants"]}
-        if name in known:
-            path = f"/tenants/{quote(name, safe='')}"
-            value = client.call("PUT", path + query(preview=preview), wanted)
-        else:
+        path = f"/tenants/{quote(name, safe='')}"
+        try:
+            client.call("GET", path)
+        except CallpoolError as error:
+            if error.code != "unknown_tenant":
+                raise
             body = {"name": name, "shares": wanted}
             value = client.call("POST", "/tenants" + query(preview=preview), body)
+        else:
+            value = client.call("PUT", path + query(preview=preview), wanted)
 
     def done(_: dict[str, Any]) -> None:
         say(f"Tenant {name}: {wanted or 'no share set'}.")
@@ -368,6 +374,9 @@ def token(
     context: typer.Context,
     uses: Annotated[int, typer.Option(help="How many devices it enrols.")] = 1,
     days: Annotated[float, typer.Option(help="Days for which it is good.")] = 7.0,
+    tenant_name: Annotated[
+        str, typer.Option("--tenant", help="Enrols devices of this tenant only.")
+    ] = "",
     as_json: Json = False,
 ) -> None:
     """Make a registration token; it is shown this once."""
@@ -375,7 +384,7 @@ def token(
         context,
         "POST",
         "/tokens",
-        {"uses": uses, "days": days},
+        {"uses": uses, "days": days, "tenant": tenant_name},
         as_json=as_json,
         show=lambda v: say(v["token"]),
     )

@@ -24,7 +24,11 @@ def types_table(value: Mapping[str, Any]) -> Table:
     for name, row in value["types"].items():
         table.add_row(
             f"{row['label']} ({name})",
-            *(str(row[key]) for key in ("purchased", "held", "free", "reclaiming")),
+            # A tenant without a share is bounded by the pool alone, whose counts are not its.
+            *(
+                "-" if row[key] is None else str(row[key])
+                for key in ("purchased", "held", "free", "reclaiming")
+            ),
         )
     return table
 

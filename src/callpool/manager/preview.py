@@ -6,12 +6,12 @@ There is no second way to reckon: what a preview shows is what the change would 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import Any, TypeVar
+from typing import Any, Final, TypeVar
 
 from callpool.licensing.capacity import POOL_TYPES
 from callpool.licensing.lease import APPLY_RESTART
 from callpool.manager import views
-from callpool.manager.change import Change
+from callpool.manager.change import Acting, Change
 from callpool.manager.core import Manager
 from callpool.manager.preview_words import OF_TYPE
 
@@ -22,8 +22,25 @@ Value = dict[str, Any]
 class _Seen(Exception):
     """Ends the transaction of a preview, so that nothing of it stays."""
 
-    def __init__(self, after: Value, result: Any) -> None:
-        self.after, self.result = after, result
+    def __init__(self, seen: Value) -> None:
+        self.seen = seen
+
+
+#: Which devices a change touches, beside those whose units `restore` watches: only they are
+#: looked at, of however many. Rolled back with the preview itself.
+_WATCH: Final = (
+    "CREATE TEMP TABLE preview_device (device_id INTEGER)",
+    *(
+        f"CREATE TEMP TRIGGER preview_{table}_{event} AFTER {event} ON main.{table} BEGIN"  # noqa: S608
+        f" INSERT INTO preview_device VALUES ({row}.device_id); END"
+        for table in ("device", "allocation", "request", "unit")
+        for event, row in (("INSERT", "NEW"), ("UPDATE", "NEW"), ("DELETE", "OLD"))
+    ),
+)
+_TOUCHED: Final = (
+    "SELECT device_id FROM preview_device UNION SELECT u.device_id FROM unit u"
+    " JOIN changed_unit c ON c.serial = u.serial"
+)
 
 
 def preview(
@@ -32,24 +49,34 @@ def preview(
     source: str,
     work: Callable[[Change], T],
     then: Callable[[T], Any] = lambda result: result,
+    acting: Acting = Acting(),  # noqa: B008  frozen
 ) -> Value:
     """Return what `work` would change: see `compare`; `answer` is `then` of its result.
 
     Nothing is changed. Raises what `Manager.change` would raise.
     """
-    before: Value = {}
+    # What the clock brings is not of this change's doing.
+    manager.sweep()
 
     def first(change: Change) -> T:
-        before.update(views.pool(change.tx, change.now))
+        for statement in _WATCH:
+            change.tx.run(statement)
         return work(change)
 
     def look(change: Change, result: T) -> None:
-        raise _Seen(views.pool(change.tx, change.now), then(result))
+        touched = [r["device_id"] for r in change.tx.rows(_TOUCHED)]
+        after = views.pool(change.tx, change.now, touched)
+        # Another connection sees what was there before this transaction.
+        before = manager.database.read(
+            lambda tx: views.pool(tx, change.now, touched), change.tx.scope
+        )
+        answer = {"preview": True, "answer": then(result)}
+        raise _Seen(answer | compare(before, after))
 
     try:
-        manager.change(who, source, first, last=look)
-    except _Seen as seen:
-        return {"preview": True, "answer": seen.result, **compare(before, seen.after)}
+        manager.change(who, source, first, last=look, acting=acting)
+    except _Seen as end:
+        return end.seen
     raise AssertionError("a preview always ends by what it has seen")  # pragma: no cover
 
 

@@ -12,7 +12,8 @@ from typing import Final
 import msgspec
 
 from callpool.manager.change import Change
-from callpool.manager.store.database import Tx
+from callpool.manager.store.database import Row, Tx
+from callpool.manager.store.scope import WHOLE
 
 #: Not enough is unused yet: nothing has been taken from anybody.
 WAITING: Final = "waiting"
@@ -42,28 +43,35 @@ class Request:
     why: dict[str, str]
 
 
-def requests(tx: Tx) -> list[Request]:
-    """Return all requests, the one that waits longest first."""
-    return [
-        Request(
-            request_id=r["request_id"],
-            device_id=r["device_id"],
-            device=r["device"],
-            tenant_id=r["tenant_id"],
-            tenant=r["tenant"],
-            wanted=msgspec.json.decode(r["wanted"], type=dict[str, int]),
-            asked_at=r["asked_at"],
-            who=r["who"],
-            hint=r["hint"],
-            state=r["state"],
-            why=msgspec.json.decode(r["why"], type=dict[str, str]),
-        )
-        for r in tx.rows(
-            "SELECT r.*, d.name AS device, d.tenant_id, t.name AS tenant FROM request r"
-            " JOIN device d ON d.device_id = r.device_id"
-            " JOIN tenant t ON t.tenant_id = d.tenant_id ORDER BY r.request_id"
-        )
-    ]
+def requests(tx: Tx, *, mine: bool = False) -> list[Request]:
+    """Return all requests, or those of the asker's tenants; the one that waits longest first."""
+    return [read(r) for r in tx.rows((REQUESTS if mine else WHOLE.narrowed(REQUESTS)) + _IN_ORDER)]
+
+
+def read(r: Row) -> Request:
+    """Return a row of `REQUESTS` as a request."""
+    return Request(
+        request_id=r["request_id"],
+        device_id=r["device_id"],
+        device=r["device"],
+        tenant_id=r["tenant_id"],
+        tenant=r["tenant"],
+        wanted=msgspec.json.decode(r["wanted"], type=dict[str, int]),
+        asked_at=r["asked_at"],
+        who=r["who"],
+        hint=r["hint"],
+        state=r["state"],
+        why=msgspec.json.decode(r["why"], type=dict[str, str]),
+    )
+
+
+#: Requests of the asker's tenants, in no order.
+REQUESTS: Final = (
+    "SELECT r.*, d.name AS device, d.tenant_id, t.name AS tenant FROM request r"
+    " JOIN device d ON d.device_id = r.device_id JOIN tenant t ON t.tenant_id = d.tenant_id"
+    " WHERE TRUE AND MINE(d.tenant_id)"
+)
+_IN_ORDER: Final = " ORDER BY r.request_id"
 
 
 def request_of(tx: Tx, device_id: int) -> Request | None:

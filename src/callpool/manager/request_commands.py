@@ -83,7 +83,7 @@ def show_requests(context: typer.Context, as_json: Json = False) -> None:
     """List the requests that wait for licenses, the longest waiting first."""
     opened: Callable[[], ManagerClient] = context.obj
     with opened() as client:
-        value = client.call("GET", "/requests")
+        value = client.whole("/requests")
     if as_json:
         sys.stdout.write(msgspec.json.encode(value).decode() + "\n")
     elif value["requests"]:

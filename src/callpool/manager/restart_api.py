@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from litestar import delete, post
+from litestar.params import FromPath
 
 from callpool.manager import windows
 from callpool.manager.change import Change
+from callpool.manager.declare import api
+from callpool.manager.doors import Answer, AnyRequest, Body, body_of, do
 from callpool.manager.inventory import device_by_name
-from callpool.manager.operator_api import Answer, AnyRequest, Body, body_of, do
+from callpool.manager.shapes import pool
 
 
 class RestartBody(Body, frozen=True, kw_only=True):
@@ -18,8 +21,12 @@ class RestartBody(Body, frozen=True, kw_only=True):
     window: str = ""
 
 
-@post("/api/v1/devices/{name:str}/restart", status_code=202)
-async def restart_device(request: AnyRequest, name: str) -> Answer:
+@post(
+    "/api/v1/devices/{name:str}/restart",
+    status_code=202,
+    opt=api("pool.change", answer=pool.Restarting, body=RestartBody),
+)
+async def restart_device(request: AnyRequest, name: FromPath[str]) -> Answer:
     """Ask a device to restart its SIP service, at once or in its window."""
     body = await body_of(request, RestartBody)
     window = windows.parse(body.window) if body.window else None
@@ -38,8 +45,12 @@ async def restart_device(request: AnyRequest, name: str) -> Answer:
     )
 
 
-@delete("/api/v1/devices/{name:str}/restart", status_code=200)
-async def cancel_restart(request: AnyRequest, name: str) -> Answer:
+@delete(
+    "/api/v1/devices/{name:str}/restart",
+    status_code=200,
+    opt=api("pool.change", answer=pool.RestartCancelled),
+)
+async def cancel_restart(request: AnyRequest, name: FromPath[str]) -> Answer:
     """Cancel a restart that waits for its window."""
     return await do(
         request,

@@ -48,11 +48,12 @@ def keep(tx: Tx, state: Restored | None) -> None:
 def waiting_for(tx: Tx, state: Restored) -> list[str]:
     """Return the units that may hold something and have not reported since."""
     rows = tx.rows(
-        "SELECT serial FROM unit WHERE leased AND (last_contact IS NULL OR last_contact <= :since)"
-        " ORDER BY serial",
+        "SELECT u.serial FROM unit u JOIN device d ON d.device_id = u.device_id WHERE u.leased"
+        " AND (u.last_contact IS NULL OR u.last_contact <= :since) AND MINE(d.tenant_id)"
+        " ORDER BY u.serial",
         since=state.since,
     )
-    return [*(r["serial"] for r in rows), *state.unknown]
+    return [*(r["serial"] for r in rows), *(state.unknown if tx.scope.whole else ())]
 
 
 def check_may_grow(tx: Tx) -> None:

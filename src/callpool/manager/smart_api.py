@@ -2,39 +2,45 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Sequence
 from typing import Any, Final
 
+import msgspec
 from litestar import delete, get, post
+from litestar.params import FromPath
 from litestar.response import Stream
 
 from callpool.licensing.errors import LicenseError
 from callpool.manager import authority, authority_views
-from callpool.manager.access import Access
 from callpool.manager.authority_alerts import EVENTS, KINDS
 from callpool.manager.authority_csv import event_lines, heading
 from callpool.manager.authority_moves import move_instance as move
+from callpool.manager.authority_views import (
+    AlertQuery,
+    EventQuery,
+    InstanceQuery,
+    SmartQuery,
+)
 from callpool.manager.core import Manager
-from callpool.manager.operator_api import (
-    ORDER_TYPES,
+from callpool.manager.declare import api
+from callpool.manager.doors import (
     Answer,
     AnyRequest,
     Body,
+    ask,
     body_of,
     do,
+    query_of,
     show,
-    signed_in,
-    whole_of,
 )
-from callpool.manager.web import answer, in_thread, read_body, source_of
+from callpool.manager.operator_api import ORDER_TYPES
+from callpool.manager.paging import MOST
+from callpool.manager.shapes import smart
+from callpool.manager.shapes.base import Named, Numbered, Secret
+from callpool.manager.web import in_thread, read_body
 from callpool.wire.tokens import join
 
-_FILTERS: Final = frozenset({"account", "virtual_account", "all", "kind", "instance", "tag"})
-_PAGES: Final = frozenset({"limit", "before", "since", "until", "format"})
 _CSV: Final = "text/csv"
-#: The most events in one JSON answer, and in one read for CSV.
-_PAGE: Final = 1000
 
 
 class AccountBody(Body, frozen=True, kw_only=True):
@@ -72,34 +78,36 @@ class TransferBody(Body, frozen=True, kw_only=True):
     order_id: str = ""
 
 
+class IntoQuery(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Where the licenses of an order go; needed where there are several accounts."""
+
+    account: str = ""
+    virtual_account: str = ""
+
+
 class MoveBody(Body, frozen=True, kw_only=True):
     """Where an instance goes."""
 
     virtual_account: str
 
 
-def filters_of(request: AnyRequest, *more: str) -> dict[str, str]:
-    """Return the query's filters; raises LicenseError `bad_request` for one that is unknown."""
-    given = {name: str(value) for name, value in request.query_params.items()}
-    for name in given:
-        if name not in _FILTERS | set(more):
-            raise LicenseError("bad_request", f"There is no filter named {name[:40]!r}.")
-    return given
-
-
-@get("/api/v1/smart")
+@get("/api/v1/smart", opt=api("smart.read", answer=smart.Overview))
 async def show_smart(request: AnyRequest) -> Answer:
     """Show licenses, instances and open alerts of all accounts."""
     return await show(request, lambda tx, now: authority_views.overview(tx))
 
 
-@get("/api/v1/smart/accounts")
+@get("/api/v1/smart/accounts", opt=api("smart.read", answer=smart.Accounts))
 async def show_accounts(request: AnyRequest) -> Answer:
     """List accounts and their virtual accounts."""
     return await show(request, lambda tx, now: {"accounts": authority_views.accounts(tx)})
 
 
-@post("/api/v1/smart/accounts", status_code=201)
+@post(
+    "/api/v1/smart/accounts",
+    status_code=201,
+    opt=api("smart.change", answer=smart.Account, body=AccountBody),
+)
 async def add_account(request: AnyRequest) -> Answer:
     """Add an account, with its virtual account `default`."""
     body = await body_of(request, AccountBody)
@@ -111,7 +119,11 @@ async def add_account(request: AnyRequest) -> Answer:
     )
 
 
-@post("/api/v1/smart/virtual-accounts", status_code=201)
+@post(
+    "/api/v1/smart/virtual-accounts",
+    status_code=201,
+    opt=api("smart.change", answer=Named, body=VirtualAccountBody),
+)
 async def add_virtual_account(request: AnyRequest) -> Answer:
     """Add a virtual account."""
     body = await body_of(request, VirtualAccountBody)
@@ -123,14 +135,18 @@ async def add_virtual_account(request: AnyRequest) -> Answer:
     )
 
 
-@get("/api/v1/smart/tokens")
+@get("/api/v1/smart/tokens", opt=api("smart.read", query=SmartQuery, answer=smart.SmartTokenPage))
 async def show_tokens(request: AnyRequest) -> Answer:
     """List registration tokens, without their secrets."""
-    filters = filters_of(request)
-    return await show(request, lambda tx, now: {"tokens": authority_views.tokens(tx, now, filters)})
+    asked = query_of(request, SmartQuery)
+    return await show(request, lambda tx, now: authority_views.tokens(tx, now, asked))
 
 
-@post("/api/v1/smart/tokens", status_code=201)
+@post(
+    "/api/v1/smart/tokens",
+    status_code=201,
+    opt=api("smart.change", answer=Secret, body=SmartTokenBody),
+)
 async def add_token(request: AnyRequest) -> Answer:
     """Make a registration token; it is shown this once."""
     manager: Manager = request.app.state.manager
@@ -152,8 +168,10 @@ async def add_token(request: AnyRequest) -> Answer:
     )
 
 
-@delete("/api/v1/smart/tokens/{number:int}", status_code=200)
-async def revoke_token(request: AnyRequest, number: int) -> Answer:
+@delete(
+    "/api/v1/smart/tokens/{number:int}", status_code=200, opt=api("smart.change", answer=Numbered)
+)
+async def revoke_token(request: AnyRequest, number: FromPath[int]) -> Answer:
     """Revoke a registration token."""
     return await do(
         request,
@@ -162,42 +180,48 @@ async def revoke_token(request: AnyRequest, number: int) -> Answer:
     )
 
 
-@get("/api/v1/smart/entitlements")
+@get(
+    "/api/v1/smart/entitlements",
+    opt=api("smart.read", query=SmartQuery, answer=smart.EntitlementPage),
+)
 async def show_entitlements(request: AnyRequest) -> Answer:
     """Show Purchased, In use and Balance."""
-    filters = filters_of(request)
-    return await show(
-        request, lambda tx, now: {"entitlements": authority_views.entitlements(tx, filters)}
-    )
+    asked = query_of(request, SmartQuery)
+    return await show(request, lambda tx, now: authority_views.entitlements(tx, asked))
 
 
-@get("/api/v1/smart/orders")
+@get("/api/v1/smart/orders", opt=api("smart.read", query=SmartQuery, answer=smart.SmartOrderPage))
 async def show_orders(request: AnyRequest) -> Answer:
     """List imported orders and where their licenses are."""
-    filters = filters_of(request)
-    return await show(request, lambda tx, now: {"orders": authority_views.orders(tx, now, filters)})
+    asked = query_of(request, SmartQuery)
+    return await show(request, lambda tx, now: authority_views.orders(tx, now, asked))
 
 
-@post("/api/v1/smart/orders", status_code=201)
+@post(
+    "/api/v1/smart/orders",
+    status_code=201,
+    opt=api("smart.change", query=IntoQuery, answer=smart.SmartOrderImported, files=ORDER_TYPES),
+)
 async def add_order(request: AnyRequest) -> Answer:
     """Import an order file into `?account=` and `?virtual_account=`."""
     manager: Manager = request.app.state.manager
-    access: Access = request.app.state.access
-    header, source = request.headers.get("authorization", ""), source_of(request)
-    filters = filters_of(request)
+    into = query_of(request, IntoQuery)
     envelope = await read_body(request, ORDER_TYPES)
+    return await do(
+        request,
+        lambda change: manager.import_smart_order(
+            change, envelope, into.account, into.virtual_account
+        ),
+        then=lambda done: done[0].to_payload() | {"account": done[1], "virtual_account": done[2]},
+        status=201,
+    )
 
-    def run() -> Answer:
-        who = signed_in(access, header, source)
-        order, account, name = manager.import_smart_order(
-            who, source, envelope, filters.get("account", ""), filters.get("virtual_account", "")
-        )
-        return answer(order.to_payload() | {"account": account, "virtual_account": name}, 201)
 
-    return await in_thread(run)
-
-
-@post("/api/v1/smart/transfers", status_code=201)
+@post(
+    "/api/v1/smart/transfers",
+    status_code=201,
+    opt=api("smart.change", answer=smart.Transferred, body=TransferBody),
+)
 async def transfer(request: AnyRequest) -> Answer:
     """Move licenses between two virtual accounts of one account."""
     body = await body_of(request, TransferBody)
@@ -216,17 +240,21 @@ async def transfer(request: AnyRequest) -> Answer:
     )
 
 
-@get("/api/v1/smart/instances")
+@get(
+    "/api/v1/smart/instances", opt=api("smart.read", query=InstanceQuery, answer=smart.InstancePage)
+)
 async def show_instances(request: AnyRequest) -> Answer:
     """List product instances; `?all=1` with those that have left."""
-    filters = filters_of(request)
-    return await show(
-        request, lambda tx, now: {"instances": authority_views.instances(tx, filters)}
-    )
+    asked = query_of(request, InstanceQuery)
+    return await show(request, lambda tx, now: authority_views.instances(tx, asked))
 
 
-@delete("/api/v1/smart/instances/{name:str}", status_code=200)
-async def remove_instance(request: AnyRequest, name: str) -> Answer:
+@delete(
+    "/api/v1/smart/instances/{name:str}",
+    status_code=200,
+    opt=api("smart.change", answer=smart.InstanceChanged),
+)
+async def remove_instance(request: AnyRequest, name: FromPath[str]) -> Answer:
     """Take an instance, by its id or serial number, off the list: it has to register again."""
     return await do(
         request,
@@ -235,8 +263,12 @@ async def remove_instance(request: AnyRequest, name: str) -> Answer:
     )
 
 
-@post("/api/v1/smart/instances/{name:str}/revoke", status_code=200)
-async def revoke_instance(request: AnyRequest, name: str) -> Answer:
+@post(
+    "/api/v1/smart/instances/{name:str}/revoke",
+    status_code=200,
+    opt=api("smart.change", answer=smart.InstanceChanged),
+)
+async def revoke_instance(request: AnyRequest, name: FromPath[str]) -> Answer:
     """Revoke the ID certificate of an instance, by its id or serial number."""
     return await do(
         request,
@@ -245,8 +277,12 @@ async def revoke_instance(request: AnyRequest, name: str) -> Answer:
     )
 
 
-@post("/api/v1/smart/instances/{name:str}/move", status_code=200)
-async def move_instance(request: AnyRequest, name: str) -> Answer:
+@post(
+    "/api/v1/smart/instances/{name:str}/move",
+    status_code=200,
+    opt=api("smart.change", answer=smart.VirtualAccountNamed, body=MoveBody),
+)
+async def move_instance(request: AnyRequest, name: FromPath[str]) -> Answer:
     """Move an instance, by its id or serial number, to another virtual account."""
     body = await body_of(request, MoveBody)
     return await do(
@@ -256,99 +292,74 @@ async def move_instance(request: AnyRequest, name: str) -> Answer:
     )
 
 
-@get("/api/v1/smart/alerts")
+@get("/api/v1/smart/alerts", opt=api("smart.read", query=AlertQuery, answer=smart.AlertPage))
 async def show_alerts(request: AnyRequest) -> Answer:
     """List open alerts; `?all=1` with ended ones, `?kind=`."""
-    filters = filters_of(request)
-    _check_kind(filters, "An alert", KINDS)
-    return await show(request, lambda tx, now: {"alerts": authority_views.alerts(tx, filters)})
+    asked = query_of(request, AlertQuery)
+    _check_kind(asked.kind, "An alert", KINDS)
+    return await show(request, lambda tx, now: authority_views.alerts(tx, asked))
 
 
-@delete("/api/v1/smart/alerts/{number:int}", status_code=200)
-async def dismiss_alert(request: AnyRequest, number: int) -> Answer:
+@delete(
+    "/api/v1/smart/alerts/{number:int}", status_code=200, opt=api("smart.change", answer=Numbered)
+)
+async def dismiss_alert(request: AnyRequest, number: FromPath[int]) -> Answer:
     """Dismiss an alert about what has happened."""
     return await do(
         request, lambda change: authority.dismiss(change, number), then=lambda _: {"id": number}
     )
 
 
-@get("/api/v1/smart/events")
+@get(
+    "/api/v1/smart/events",
+    opt=api("smart.read", query=EventQuery, also=(_CSV,), answer=smart.EventPage),
+)
 async def show_events(request: AnyRequest) -> Answer | Stream:
-    """Show the event log, newest first: `?limit=` up to 1000, `?before=`, and filters.
+    """Show the event log, the newest first.
 
     As CSV with `Accept: text/csv` or `?format=csv`: then all of it where no limit is given.
     """
-    filters = filters_of(request, *_PAGES)
-    for name in ("since", "until"):
-        _check_time(name, filters.get(name, "0"))
-    _check_kind(filters, "An event", EVENTS)
-    limit, before = whole_of(request, "limit", None), whole_of(request, "before", None)
+    asked = query_of(request, EventQuery)
+    _check_kind(asked.kind, "An event", EVENTS)
     accepted = request.headers.get("accept", "").partition(",")[0].partition(";")[0].strip()
-    form = filters.get("format") or ("csv" if accepted == _CSV else "json")
-    if form not in ("csv", "json"):
-        raise LicenseError("bad_request", f"The format is csv or json, not {form[:40]!r}.")
+    form = asked.format or ("csv" if accepted == _CSV else "json")
     if form == "json":
-        return await show(
-            request,
-            lambda tx, now: {
-                "events": authority_views.events(tx, min(limit or 100, _PAGE), before, filters)
-            },
-        )
-    manager: Manager = request.app.state.manager
-    access: Access = request.app.state.access
-    header, source = request.headers.get("authorization", ""), source_of(request)
-
-    def allowed() -> None:
-        signed_in(access, header, source)
-        manager.sweep()
-        # What is wrong with a filter is said before the first line.
-        manager.database.read(lambda tx: authority_views.events(tx, 1, before, filters))
-
-    await in_thread(allowed)
+        shown = msgspec.structs.replace(asked, limit=min(asked.limit, MOST))
+        return await show(request, lambda tx, now: authority_views.events(tx, shown))
+    # What is wrong with a filter is said before the first line.
+    first = msgspec.structs.replace(asked, limit=1)
+    await in_thread(lambda: ask(request, lambda tx, now: authority_views.events(tx, first)))
+    limit = asked.limit if "limit" in request.query_params else None
     return Stream(
-        _csv(manager, limit, before, filters),
+        _csv(request, limit, asked),
         media_type=f"{_CSV}; charset=utf-8; header=present",
         headers={"Content-Disposition": 'attachment; filename="callpool-events.csv"'},
     )
 
 
-async def _csv(
-    manager: Manager, limit: int | None, before: int | None, filters: dict[str, str]
-) -> AsyncIterator[str]:
+async def _csv(request: AnyRequest, limit: int | None, asked: EventQuery) -> AsyncIterator[str]:
     """Yield the event log page by page: the log only grows, at its other end."""
     yield heading()
     left = limit if limit is not None else 2**62
     while left > 0:
-        size, first = min(left, _PAGE), before
+        wanted = msgspec.structs.replace(asked, limit=min(left, MOST))
 
-        def page(size: int = size, first: int | None = first) -> list[dict[str, Any]]:
-            return manager.database.read(
-                lambda tx: authority_views.events(tx, size, first, filters)
-            )
+        def page(wanted: EventQuery = wanted) -> dict[str, Any]:
+            return ask(request, lambda tx, now: authority_views.events(tx, wanted))
 
         found = await in_thread(page)
-        yield event_lines(found)
-        left -= size
-        if len(found) < size:
+        yield event_lines(found["events"])
+        left -= wanted.limit
+        if found["next"] is None:
             return
-        before = found[-1]["id"]
+        asked = msgspec.structs.replace(asked, cursor=found["next"])
 
 
-def _check_kind(filters: Mapping[str, str], what: str, kinds: Sequence[str]) -> None:
-    kind = filters.get("kind", "")
+def _check_kind(kind: str, what: str, kinds: Sequence[str]) -> None:
     if kind and kind not in kinds:
         raise LicenseError(
             "unknown_kind", f"{what}'s kind is one of {', '.join(kinds)}; not {kind[:40]!r}."
         )
-
-
-def _check_time(name: str, text: str) -> None:
-    try:
-        good = math.isfinite(float(text))
-    except ValueError:
-        good = False
-    if not good:
-        raise LicenseError("bad_request", f"{name} is a time in seconds since 1970.")
 
 
 HANDLERS = (

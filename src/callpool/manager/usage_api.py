@@ -2,34 +2,63 @@
 
 from __future__ import annotations
 
-from typing import Any, Final
+from typing import Annotated, Final, Literal
 
-from litestar import Request, get
+import msgspec
+from litestar import get
 
 from callpool.licensing.capacity import check_type
 from callpool.licensing.errors import LicenseError
 from callpool.licensing.usage import DAY
 from callpool.manager import usage_views
-from callpool.manager.operator_api import Answer, show
+from callpool.manager.declare import api
+from callpool.manager.doors import Answer, AnyRequest, show
+from callpool.manager.shapes import usage
 from callpool.manager.usage_views import STEPS, Query
 
-AnyRequest = Request[Any, Any, Any]
-
-_FILTERS: Final = frozenset({"tenant", "device", "type", "from", "to", "since"})
 #: The window where none is asked for.
 _DAYS: Final = 7
 
 
-def query_of(request: AnyRequest, now: float, *more: str, pooled: bool = False) -> Query:
+Seconds = Annotated[float, msgspec.Meta(ge=0, lt=1e10)]
+
+
+class AdviceQuery(
+    msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, rename={"start": "from"}
+):
+    """Whose use, and within which time: seconds since 1970, or `since` so many seconds back."""
+
+    tenant: str = ""
+    device: str = ""
+    type: str = ""
+    start: Seconds | None = None
+    to: Seconds | None = None
+    since: Seconds | None = None
+    #: Only devices whose names come after this one.
+    after: str = ""
+
+
+class CourseQuery(
+    msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, rename={"start": "from"}
+):
+    """Whose use, within which time, and in which steps."""
+
+    tenant: str = ""
+    device: str = ""
+    type: str = ""
+    start: Seconds | None = None
+    to: Seconds | None = None
+    since: Seconds | None = None
+    by: Literal["minute", "hour", "day"] = "hour"
+
+
+def asked_of(request: AnyRequest, now: float, *, pooled: bool = False) -> Query:
     """Read what is asked from the address.
 
-    Raises LicenseError `bad_request` (an unknown filter, a time that is none, an empty window,
-    an unknown step) or `unknown_license_type`.
+    Raises LicenseError `bad_request` (a time that is none, an empty window, an unknown step) or
+    `unknown_license_type`.
     """
     asked = request.query_params
-    for name in asked:
-        if name not in _FILTERS and name not in more:
-            raise LicenseError("bad_request", f"There is no filter {name[:40]!r} here.")
     start, end = _time(asked.get("from"), "from"), _time(asked.get("to"), "to")
     end = now if end is None else end
     if start is None:
@@ -61,18 +90,18 @@ def _time(text: str | None, name: str) -> float | None:
     return float(text)
 
 
-@get("/api/v1/usage")
+@get("/api/v1/usage", opt=api("pool.read", answer=usage.Course, query=CourseQuery))
 async def show_usage(request: AnyRequest) -> Answer:
     """Show the course of use by minute, hour or day."""
-    return await show(request, lambda tx, now: usage_views.course(tx, query_of(request, now, "by")))
+    return await show(request, lambda tx, now: usage_views.course(tx, asked_of(request, now)))
 
 
-@get("/api/v1/usage/advice")
+@get("/api/v1/usage/advice", opt=api("pool.read", answer=usage.Advice, query=AdviceQuery))
 async def show_advice(request: AnyRequest) -> Answer:
     """Tell who can spare licenses and who is short."""
     return await show(
         request,
-        lambda tx, now: usage_views.advice(tx, query_of(request, now, "after", pooled=True), now),
+        lambda tx, now: usage_views.advice(tx, asked_of(request, now, pooled=True), now),
     )
 
 

@@ -58,16 +58,19 @@ _FROM: Final = (
 )
 _WHERE: Final = (
     " WHERE d.removed_at IS NULL AND (:tenant = '' OR t.name = :tenant)"
-    " AND (:device = '' OR d.name = :device) AND d.name > :after"
+    " AND (:device = '' OR d.name = :device) AND d.name > :after AND MINE(d.tenant_id)"
 )
 
 
 def check_names(tx: Tx, query: Query) -> None:
     """Refuse a tenant or device that is not there: `unknown_tenant`, `unknown_device`."""
-    if query.tenant and not tx.row("SELECT 1 FROM tenant WHERE name = :name", name=query.tenant):
+    if query.tenant and not tx.row(
+        "SELECT 1 FROM tenant WHERE name = :name AND MINE(tenant_id)", name=query.tenant
+    ):
         raise LicenseError("unknown_tenant", f"There is no tenant named {query.tenant[:64]!r}.")
     if query.device and not tx.row(
-        "SELECT 1 FROM device WHERE name = :name AND removed_at IS NULL", name=query.device
+        "SELECT 1 FROM device WHERE name = :name AND removed_at IS NULL AND MINE(tenant_id)",
+        name=query.device,
     ):
         raise LicenseError("unknown_device", f"There is no device named {query.device[:64]!r}.")
 

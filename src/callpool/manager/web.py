@@ -10,9 +10,11 @@ from typing import Any, Final, TypeVar
 
 import msgspec
 from litestar import MediaType, Request, Response
+from litestar.connection import ASGIConnection
 from litestar.exceptions import HTTPException
 
-from callpool.licensing.errors import CallpoolError, LicenseError, TrustError
+from callpool.licensing.errors import CallpoolError
+from callpool.manager.codes import status_of
 
 T = TypeVar("T")
 _log = logging.getLogger(__name__)
@@ -21,60 +23,7 @@ _log = logging.getLogger(__name__)
 MAX_BODY: Final = 256 * 1024
 PROBLEM: Final = "application/problem+json"
 JSON: Final = "application/json"
-
-_STATUS: Final = {
-    "bad_request": 400,
-    "bad_json": 400,
-    "bad_count": 400,
-    "bad_name": 400,
-    "bad_serial": 400,
-    "bad_apply": 400,
-    "bad_mode": 400,
-    "bad_row": 400,
-    "half_of_pair": 400,
-    "bad_bulk_file": 400,
-    "bad_window": 400,
-    "bad_document": 400,
-    "bad_envelope": 400,
-    "bad_message": 400,
-    "bad_key": 400,
-    "unknown_version": 400,
-    "unknown_license_type": 400,
-    "bad_credentials": 401,
-    "session_expired": 401,
-    "not_signed_in": 401,
-    "unknown_device": 404,
-    "unknown_tenant": 404,
-    "unknown_serial": 404,
-    "not_found": 404,
-    "method_not_allowed": 405,
-    "body_too_large": 413,
-    "wrong_content_type": 415,
-    "unknown_token": 404,
-    "unknown_account": 404,
-    "unknown_virtual_account": 404,
-    "unknown_instance": 404,
-    "unknown_alert": 404,
-    "unknown_alarm": 404,
-    "unknown_entitlement": 400,
-    "account_needed": 400,
-    "above_maximum": 400,
-    "same_virtual_account": 400,
-    "not_registered": 403,
-    "certificate_revoked": 403,
-    "certificate_expired": 403,
-    "token_revoked": 403,
-    "token_expired": 403,
-    "token_used_up": 403,
-    "stale_contact": 409,
-    "manager_restored": 503,
-    "unit_locked": 409,
-    "older_report": 409,
-    "no_vendor_key": 409,
-    "too_many_failures": 429,
-    "too_many_streams": 503,
-    "database_unusable": 503,
-}
+_BODY: Final = "callpool_body"
 
 # Transactions queue on the database's lock; more threads would only wait there.
 _POOL: Final = ThreadPoolExecutor(max_workers=8, thread_name_prefix="callpool")
@@ -85,20 +34,13 @@ async def in_thread(work: Callable[[], T]) -> T:
     return await asyncio.get_running_loop().run_in_executor(_POOL, work)
 
 
-def status_of(error: CallpoolError) -> int:
-    """Return the HTTP status of an error: the code decides, the class where it does not."""
-    by_class = 403 if isinstance(error, TrustError) else 409
-    return _STATUS.get(
-        error.code, by_class if isinstance(error, LicenseError | TrustError) else 500
-    )
-
-
 def problem(code: str, sentence: str, status: int) -> Response[bytes]:
     """Return a problem document with its stable `code`."""
     body = {"type": "about:blank", "title": code, "status": status, "code": code}
     headers = {}
     if status == 401:
-        headers["WWW-Authenticate"] = 'Basic realm="callpool", charset="UTF-8"'
+        # Not Basic: a browser would ask for the password itself, and send it ever after.
+        headers["WWW-Authenticate"] = 'Bearer realm="callpool"'
     if status in (429, 503):
         headers["Retry-After"] = "60" if status == 429 else "5"
     return Response(
@@ -126,7 +68,11 @@ def refuse_http(_request: Request[Any, Any, Any], error: HTTPException) -> Respo
         404: "There is nothing at this address.",
         405: "This address does not take that method.",
     }.get(error.status_code, "The request cannot be understood.")
-    return problem(code, sentence, error.status_code)
+    made = problem(code, sentence, error.status_code)
+    allow = (error.headers or {}).get("allow")
+    if allow:
+        made.headers["Allow"] = allow
+    return made
 
 
 def refuse_bug(request: Request[Any, Any, Any], error: Exception) -> Response[bytes]:
@@ -155,8 +101,15 @@ async def read_body(request: Request[Any, Any, Any], types: Collection[str]) -> 
             if len(body) > MAX_BODY:
                 break
         else:
+            request.scope["state"][_BODY] = bytes(body)
             return bytes(body)
     raise CallpoolError("body_too_large", f"A body has at most {MAX_BODY} bytes.")
+
+
+def body_read(request: Request[Any, Any, Any]) -> bytes:
+    """Return the body as `read_body` has read it, nothing where it has not."""
+    found = request.scope["state"].get(_BODY, b"")
+    return bytes(found)
 
 
 def decode(raw: bytes, kind: type[T]) -> T:
@@ -171,6 +124,6 @@ def decode(raw: bytes, kind: type[T]) -> T:
         raise CallpoolError("bad_json", "The body is not well-formed JSON.") from error
 
 
-def source_of(request: Request[Any, Any, Any]) -> str:
+def source_of(request: ASGIConnection[Any, Any, Any, Any]) -> str:
     """Return the address that a request comes from."""
     return request.client.host if request.client else ""

@@ -9,6 +9,7 @@ One wish a device, kept in `meta` under its number.
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable
 from typing import Any, Final
 
 import msgspec
@@ -256,11 +257,12 @@ def calls_within(change: Change, unit: Row) -> float | None:
     return wish.window.opens(change.now) - change.now + 1.0
 
 
-def shown(tx: Tx, now: float) -> dict[int, dict[str, Any]]:
-    """Return the wishes that wait, by their device's number, for operators."""
+def shown(tx: Tx, now: float, ids: Iterable[int] | None = None) -> dict[int, dict[str, Any]]:
+    """Return the wishes that wait, all or those of some devices, by their device's number."""
     out = {}
-    for device_id, wish in _wishes(tx).items():
-        if wish.cancelled:
+    found = _wishes(tx) if ids is None else {i: wish_of(tx, i) for i in ids}
+    for device_id, wish in found.items():
+        if wish is None or wish.cancelled:
             continue
         units = tx.rows(
             "SELECT * FROM unit WHERE device_id = :device AND state = 'active' ORDER BY role",

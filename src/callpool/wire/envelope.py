@@ -33,6 +33,7 @@ CONTACT: Final = "callpool-contact"
 HINTS: Final = "callpool-hints"
 REPLY: Final = "callpool-reply"
 KEY_SET: Final = "callpool-keyset"
+AUDIT_HEAD: Final = "callpool-audit-head"
 
 
 def sign(key: SigningKey, typ: str, body: object) -> str:

@@ -314,8 +314,9 @@ def test_nobody_gets_in_without_signing_in_and_guessing_is_limited(manager: Runn
     ]
     assert codes[0] == "bad_credentials"
     assert codes[-1] == "too_many_failures"
-    causes = [j["cause"] for j in manager.call("GET", "/journal?limit=50")["journal"]]
+    causes = [line["cause"] for line in manager.call("GET", "/audit?limit=50")["lines"]]
     assert "sign_in_failed" in causes
+    assert "sign_in_blocked" in causes
     stranger.close()
 
 

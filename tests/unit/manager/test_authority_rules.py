@@ -12,6 +12,7 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
 from callpool.licensing.errors import LicenseError
 from callpool.manager import authority_ledger, authority_views
+from callpool.manager.authority_views import AlertQuery, EventQuery, InstanceQuery, SmartQuery
 
 DAY = 86_400.0
 VAS = ("default", "lab")
@@ -100,21 +101,27 @@ class Compliance(RuleBasedStateMachine):
     @invariant()
     def the_sum_of_configured_counts_is_weighed_against_what_is_in_date(self) -> None:
         world = self.world
-        found = world.model.manager.database.read(lambda tx: authority_views.entitlements(tx, {}))
+        found = world.model.manager.database.read(
+            lambda tx: authority_views.entitlements(tx, SmartQuery())
+        )["entitlements"]
         for row in found:
             va = row["virtual_account"]
             assert row["purchased"] == world.purchased(va)
             assert row["in_use"] == self.in_use(va)
             good = row["in_use"] <= row["purchased"]
             assert row["status"] == ("in_compliance" if good else "out_of_compliance")
-        alerts = world.model.manager.database.read(lambda tx: authority_views.alerts(tx, {}))
+        alerts = world.model.manager.database.read(
+            lambda tx: authority_views.alerts(tx, AlertQuery())
+        )["alerts"]
         short = {a["virtual_account"] for a in alerts if a["kind"] == "insufficient_licenses"}
         assert short == {r["virtual_account"] for r in found if r["balance"] < 0}
 
     @invariant()
     def whoever_was_told_otherwise_has_a_hint_waiting(self) -> None:
         world = self.world
-        rows = world.model.manager.database.read(lambda tx: authority_views.instances(tx, {}))
+        rows = world.model.manager.database.read(
+            lambda tx: authority_views.instances(tx, InstanceQuery())
+        )["instances"]
         for row in rows:
             made = world.instances[row["serial"]]
             good = self.in_use(made.va) <= world.purchased(made.va) or made.count == 0
@@ -152,7 +159,9 @@ def world() -> Iterator[Authority]:
 def kinds(world: Authority) -> list[str]:
     return [
         a["kind"]
-        for a in world.model.manager.database.read(lambda tx: authority_views.alerts(tx, {}))
+        for a in world.model.manager.database.read(
+            lambda tx: authority_views.alerts(tx, AlertQuery())
+        )["alerts"]
     ]
 
 
@@ -161,7 +170,7 @@ def messages(world: Authority, kind: str) -> list[str]:
         e["message"]
         for e in reversed(
             world.model.manager.database.read(
-                lambda tx: authority_views.events(tx, 1000, None, {"kind": kind})
+                lambda tx: authority_views.events(tx, EventQuery(limit=1000, kind=kind))["events"]
             )
         )
     ]

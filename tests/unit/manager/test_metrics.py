@@ -182,5 +182,5 @@ def test_a_scrape_reads_no_table_of_units_or_holdings_whole(database: Database) 
     database.read(lambda tx: families(Explained(tx._connection), NOW))
     grown = ("unit", "holding", "device", "product_instance", "allocation", "journal")
     whole = [p for p in plans if p.startswith(tuple(f"SCAN {t}" for t in grown))]
-    assert [p for p in whole if "holding_taken_back" not in p] == []
+    assert [p for p in whole if "holding_giving_back" not in p] == []
     assert any("unit_heard" in p for p in plans)

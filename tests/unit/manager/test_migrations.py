@@ -9,6 +9,7 @@ from pathlib import Path
 from alembic import command
 from alembic.config import Config
 
+from callpool.manager.audit import line_hash
 from callpool.manager.store import database
 from callpool.manager.store.database import Database
 
@@ -43,6 +44,28 @@ def test_a_pool_of_the_release_before_keeps_its_rows_and_gains_the_authority(
     to(made, "0001", down=True)
     assert tables(made.file) == before
     assert made.read(lambda tx: tx.value("SELECT name FROM tenant")) == "kept"
+    made.close()
+
+
+def test_operators_and_the_journal_of_the_release_before_are_taken_over(tmp_path: Path) -> None:
+    made = Database(tmp_path / "manager.db")
+    to(made, "0005")
+    with contextlib.closing(sqlite3.connect(made.file)) as found:
+        found.execute("INSERT INTO operator VALUES ('admin', 'hash')")
+        for entry in range(1, 4):
+            found.execute(
+                "INSERT INTO journal VALUES (?, ?, 'admin', '::1', 'allocated', ?)",
+                (entry, 1.5 * entry, '{"device":"é"}'),
+            )
+        found.commit()
+    made.migrate()
+    assert made.read(lambda tx: tx.value("SELECT role FROM operator")) == "administrator"
+    before = ""
+    for line in made.read(lambda tx: tx.rows("SELECT * FROM journal ORDER BY entry")):
+        before = line_hash(before, line)
+        assert line["hash"] == before
+    to(made, "0005", down=True)
+    assert made.read(lambda tx: tx.value("SELECT count(*) FROM journal")) == 3
     made.close()
 
 

@@ -22,7 +22,8 @@ from alembic.config import Config
 from sqlalchemy import event
 from sqlalchemy.exc import DatabaseError
 
-from callpool.licensing.errors import CallpoolError
+from callpool.licensing.errors import CallpoolError, LicenseError
+from callpool.manager.store.scope import WHOLE, Scope
 
 T = TypeVar("T")
 Row = Mapping[str, Any]
@@ -32,33 +33,50 @@ BUSY_MS: Final = 10_000
 _MIGRATIONS: Final = Path(__file__).parent / "migrations"
 
 
-@lru_cache(maxsize=512)
-def _text(statement: str) -> sa.TextClause:
-    return sa.text(statement)
+@lru_cache(maxsize=1024)
+def _text(statement: str, scope: Scope) -> sa.TextClause:
+    return sa.text(scope.narrowed(statement))
+
+
+#: Any operator's: the statement is the same, the name is bound.
+_NARROW: Final = Scope("any")
 
 
 class Tx:
     """One transaction: named queries run through it."""
 
-    def __init__(self, connection: sa.Connection) -> None:
+    def __init__(self, connection: sa.Connection, scope: Scope = WHOLE) -> None:
         self._connection = connection
+        #: Whose things the asker sees: those that a statement's MINE(column) leaves.
+        self.scope = scope
 
     def rows(self, statement: str, /, **values: Any) -> list[Row]:
         """Return all rows as mappings."""
-        return [r._mapping for r in self._connection.execute(_text(statement), values)]  # type: ignore[misc]
+        return [r._mapping for r in self._execute(statement, values)]  # type: ignore[misc]
+
+    def _execute(self, statement: str, values: dict[str, Any]) -> sa.CursorResult[Any]:
+        scope = WHOLE if self.scope.whole else _NARROW
+        try:
+            return self._connection.execute(
+                _text(statement, scope), values | {"scope_operator": self.scope.operator}
+            )
+        except OverflowError as error:
+            raise LicenseError(
+                "bad_request", "A number is larger than anything here can be."
+            ) from error
 
     def row(self, statement: str, /, **values: Any) -> Row | None:
         """Return the first row, or None."""
-        found = self._connection.execute(_text(statement), values).first()
+        found = self._execute(statement, values).first()
         return None if found is None else found._mapping  # type: ignore[return-value]
 
     def value(self, statement: str, /, **values: Any) -> Any:
         """Return the first column of the first row, or None."""
-        return self._connection.execute(_text(statement), values).scalar()
+        return self._execute(statement, values).scalar()
 
     def run(self, statement: str, /, **values: Any) -> int:
         """Change rows; returns how many."""
-        return int(self._connection.execute(_text(statement), values).rowcount)
+        return int(self._execute(statement, values).rowcount)
 
     def meta(self, name: str) -> str:
         """Return a value of the manager itself ('' where it is not set)."""
@@ -85,7 +103,7 @@ class Database:
         #: Told the seconds that each write took.
         self.on_write: Callable[[float], None] = lambda seconds: None
 
-    def write(self, change: Callable[[Tx], T]) -> T:
+    def write(self, change: Callable[[Tx], T], scope: Scope = WHOLE) -> T:
         """Run `change` in one durable transaction: all of it is on disk, or none.
 
         Raises what `change` raises, and CallpoolError `database_unusable`.
@@ -93,21 +111,21 @@ class Database:
         began = time.perf_counter()
         try:
             # Threads of one process queue here: SQLite's own waiting sleeps in steps.
-            with self._lock, self._begin(self._writer) as tx:
+            with self._lock, self._begin(self._writer, scope) as tx:
                 return change(tx)
         finally:
             self.on_write(time.perf_counter() - began)
 
-    def read(self, query: Callable[[Tx], T]) -> T:
+    def read(self, query: Callable[[Tx], T], scope: Scope = WHOLE) -> T:
         """Run `query` on one consistent view; raises CallpoolError `database_unusable`."""
-        with self._begin(self._reader) as tx:
+        with self._begin(self._reader, scope) as tx:
             return query(tx)
 
     @contextmanager
-    def _begin(self, engine: sa.Engine) -> Iterator[Tx]:
+    def _begin(self, engine: sa.Engine, scope: Scope) -> Iterator[Tx]:
         try:
             with engine.begin() as connection:
-                yield Tx(connection)
+                yield Tx(connection, scope)
         except sa.exc.IntegrityError:
             raise
         except DatabaseError as error:

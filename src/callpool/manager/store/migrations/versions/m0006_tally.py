@@ -95,17 +95,9 @@ def upgrade() -> None:
         sqlite_where=sa.text("state = 'active'"),
         postgresql_where=sa.text("state = 'active'"),
     )
-    op.create_index(
-        "holding_taken_back",
-        "holding",
-        ["type", "held", "granted"],
-        sqlite_where=sa.text("held > granted AND since = 0"),
-        postgresql_where=sa.text("held > granted AND since = 0"),
-    )
 
 
 def downgrade() -> None:
-    op.drop_index("holding_taken_back", "holding")
     op.drop_index("unit_heard", "unit")
     for trigger in _triggers():
         op.execute(f"DROP TRIGGER {trigger.split()[2]}")

@@ -1,7 +1,7 @@
 """Alarms: what is active, their history, what is expected, and how far targets are told.
 
 Revision ID: 0007
-Revises: 0005
+Revises: 0006
 """
 
 from collections.abc import Sequence

@@ -1,0 +1,1 @@
+"""The forms of what the operators' API answers, as its OpenAPI document says and tests hold."""
