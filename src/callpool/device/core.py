@@ -304,7 +304,7 @@ class Core:
         elif al.GATE_DOWN in self.faults:
             if now.boottime >= self._gate_retry_at:
                 restarted_now = await self.enforce(restart=self.opened.record.restarting)
-        elif not self.in_force(now):
+        elif not self._in_force(now):
             await self.enforce()
         if now.boottime - self._written_at >= MARK_EVERY:
             await self._write_if_possible()
@@ -321,7 +321,7 @@ class Core:
 
     # -- the gate
 
-    def in_force(self, now: Instant) -> bool:
+    def _in_force(self, now: Instant) -> bool:
         """Tell whether the gate already walks the policy of `now`."""
         if self._enforced is None:
             return False
@@ -368,7 +368,7 @@ class Core:
 
     async def follow(self) -> None:
         """Enforce the policy of now unless the gate walks it already."""
-        if self.in_force(self.now()):
+        if self._in_force(self.now()):
             self._installing = None
             self.confirmed_version = version(self.opened.license.applied)
         else:

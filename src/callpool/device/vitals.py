@@ -6,6 +6,7 @@ import os
 
 import msgspec
 
+from callpool.device import alarms as al
 from callpool.device.core import Core
 
 
@@ -22,7 +23,7 @@ class Vitals(msgspec.Struct, frozen=True, kw_only=True):
     #: Whether Kamailio runs and its heartbeat is young, and agrees with the core's book.
     gate_alive: bool
     gate_in_sync: bool
-    #: Whether the gate is confirmed to walk the policy of now.
+    #: Whether the gate has confirmed the last policy that it was given.
     policy_confirmed: bool
     #: How often Kamailio died and was started again, and how often the faces were started, in
     #: this run of the core.
@@ -41,7 +42,7 @@ def vitals_of(core: Core, *, gate_restarts: int, faces_starts: int) -> Vitals:
         ended=usage.ended,
         gate_alive=usage.alive,
         gate_in_sync=usage.in_sync,
-        policy_confirmed=core.in_force(now),
+        policy_confirmed=core.step(now) is not None and al.GATE_DOWN not in core.faults,
         gate_restarts=gate_restarts,
         faces_starts=faces_starts,
     )

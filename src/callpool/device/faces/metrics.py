@@ -63,7 +63,7 @@ def families(status: Status, vitals: Vitals) -> Iterator[Metric]:
     yield one(f"{P}gate_up", "1 while Kamailio is heard of.", vitals.gate_alive)
     yield one(f"{P}gate_in_sync", "1 while the core's book agrees.", vitals.gate_in_sync)
     yield one(
-        f"{P}policy_confirmed", "1 while the gate is confirmed to walk the policy of now.",
+        f"{P}policy_confirmed", "1 while the gate has confirmed the last policy.",
         vitals.policy_confirmed,
     )  # fmt: skip
     yield counter(
