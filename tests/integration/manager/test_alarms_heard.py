@@ -8,7 +8,7 @@ import time
 from collections.abc import Iterator
 
 import pytest
-from managerkit import Device, eventually
+from managerkit import Device, cli, eventually, load
 from northkit import (
     AUTH,
     COLD_START,
@@ -23,11 +23,16 @@ from northkit import (
 from callpool.licensing.alarm_table import POOL_APPLICATION, POOL_INFRASTRUCTURE
 from callpool.wire.messages import AlarmMessage, AlarmsMessage
 
+ALARMS = (
+    "import sys; from callpool.host.console import run; "
+    "from callpool.manager.alarm_commands import alarms_app; sys.exit(run(alarms_app))"
+)
+
 
 @pytest.fixture(scope="module")
 def heard(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Alarms]:
     """One manager for all that does not disturb each other: each test has its own units."""
-    units = tuple(f"S{n}" for n in range(1, 15))
+    units = tuple(f"S{n}" for n in range(1, 16))
     with alarms(
         tmp_path_factory.mktemp("heard"),
         units=units,
@@ -236,3 +241,52 @@ def test_garbage_changes_nothing(heard: Alarms) -> None:
     assert heard.told("S14") == {("106", "major"), ("107", "major")}
     assert heard.told("S14")
     assert AUTH not in str(heard.links())
+
+
+def test_alarms_are_shown_filtered_and_acknowledged_by_command_and_api(heard: Alarms) -> None:
+    sender = heard.sender("S15")
+    sender.notify(106, 5, text="[bold]grave", inform=True)
+    sender.notify(107, 2, text="less", inform=True)
+    environment = {
+        "CALLPOOL_MANAGER": heard.manager.url,
+        "CALLPOOL_CA_FILE": str(heard.site.layout.ca),
+        "CALLPOOL_PASSWORD": heard.site.password,
+    }
+
+    def command(*words: str, status: int = 0) -> str:
+        done = cli(ALARMS, *words, env=environment)
+        assert done[0] == status, done
+        return done[1] if status == 0 else done[2]
+
+    shown = load(command("active", "--device", "s15", "--json"))
+    assert [a["severity"] for a in shown["alarms"]] == ["warning", "critical"]
+    assert shown["counts"]["critical"] >= 1
+    grave = shown["alarms"][1]["id"]
+    table = command("active", "--device", "s15", "--severity", "major")
+    assert "[bold]grave" in table, "what a device says is text, never markup"
+    assert "less" not in table
+    assert "acknowledged by admin" in command("ack", str(grave), "--note", "on it")
+    assert "admin" in command("active", "--device", "s15")
+    unseen = heard.active(device="s15", acknowledged="false")
+    assert [a["text"] for a in unseen] == ["less"]
+    page = load(command("history", "--device", "s15", "--limit", "2", "--json"))
+    assert [e["transition"] for e in page["events"]] == ["acknowledged", "raised"]
+    rest = load(command("history", "--device", "s15", "--before", str(page["next"]), "--json"))
+    assert [e["text"] for e in rest["events"]] == ["[bold]grave"]
+    assert rest["next"] is None
+    assert "grave" in command("history", "--device", "s15", "--since", "1h")
+    assert "taken" in command("links")
+    assert "unknown_alarm" in command("ack", "999999", status=1)
+    for path, code in (
+        ("/alarms?device=nobody", "unknown_device"),
+        ("/alarms?colour=red", "bad_request"),
+        ("/alarms?severity=loud", "bad_request"),
+        ("/alarms/history?since=yesterday", "bad_request"),
+        ("/alarms/history?acknowledged=true", "bad_request"),
+    ):
+        assert heard.manager.call("GET", path)["code"] == code
+    body = {"note": "x", "who": "somebody else"}
+    assert heard.manager.call("POST", f"/alarms/{grave}/acknowledge", body)["code"] == "bad_request"
+    with heard.manager.client(signed_in=False) as stranger:
+        assert stranger.get("/api/v1/alarms").status_code == 401
+        assert stranger.post(f"/api/v1/alarms/{grave}/acknowledge", json={}).status_code == 401
