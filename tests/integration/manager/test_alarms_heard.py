@@ -271,7 +271,7 @@ def test_alarms_are_shown_filtered_and_acknowledged_by_command_and_api(heard: Al
     assert [a["text"] for a in unseen] == ["less"]
     page = load(command("history", "--device", "s15", "--limit", "2", "--json"))
     assert [e["transition"] for e in page["events"]] == ["acknowledged", "raised"]
-    rest = load(command("history", "--device", "s15", "--before", str(page["next"]), "--json"))
+    rest = load(command("history", "--device", "s15", "--cursor", page["next"], "--json"))
     assert [e["text"] for e in rest["events"]] == ["[bold]grave"]
     assert rest["next"] is None
     assert "grave" in command("history", "--device", "s15", "--since", "1h")

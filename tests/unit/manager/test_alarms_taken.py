@@ -25,7 +25,7 @@ from callpool.licensing.alarms import AlarmLog, Event
 from callpool.licensing.errors import LicenseError
 from callpool.manager import alarm_views, alarms, inventory
 from callpool.manager.alarm_report import heard_from, take_report
-from callpool.manager.alarm_views import AlarmQuery
+from callpool.manager.alarm_views import ActiveQuery, AlarmQuery
 from callpool.manager.alarms import PROTOCOL, TRAP, take
 from callpool.wire.messages import AlarmMessage, AlarmsMessage
 
@@ -54,7 +54,7 @@ def trap(model: Model, *heard: Heard, serial: str = "A1", source: str = TRAP) ->
 
 def shown(model: Model, **asked: Any) -> list[dict[str, Any]]:
     found: list[dict[str, Any]] = model.manager.database.read(
-        lambda tx: alarm_views.active(tx, AlarmQuery(**asked))
+        lambda tx: alarm_views.active(tx, ActiveQuery(**asked))
     )["alarms"]
     return found
 
@@ -132,13 +132,13 @@ def test_an_alarm_is_acknowledged_by_name_and_anew_once_it_is_graver(model: Mode
     trap(model, raised(1, Severity.MINOR))
     number = shown(model)[0]["id"]
     model.change(lambda c: alarms.acknowledge(c, number, "on it"))
-    (alarm,) = shown(model, acknowledged=True)
+    (alarm,) = shown(model, acknowledged="true")
     assert (alarm["acknowledged_by"], alarm["note"]) == ("tester", "on it")
-    assert shown(model, acknowledged=False) == []
+    assert shown(model, acknowledged="false") == []
     trap(model, raised(2, Severity.WARNING))
-    assert len(shown(model, acknowledged=True)) == 1
+    assert len(shown(model, acknowledged="true")) == 1
     trap(model, raised(3, Severity.CRITICAL))
-    assert len(shown(model, acknowledged=False)) == 1
+    assert len(shown(model, acknowledged="false")) == 1
     assert ("acknowledged", "minor") in course(model)
     with pytest.raises(LicenseError) as refused:
         model.change(lambda c: alarms.acknowledge(c, number + 1, ""))
@@ -159,20 +159,22 @@ def test_what_is_expected_is_marked_and_unexpected_once_its_time_is_over(model: 
     trap(model, raised(1, oid=HA_SWITCH_OVER), raised(2))
     trap(model, raised(3, Severity.INDETERMINATE, oid=HITLESS_STATUS))
     trap(model, raised(1, oid=HA_SWITCH_OVER), serial="B1")
-    assert [(a["serial"], a["expected"]) for a in shown(model, expected=True)] == [("A1", "run 1")]
-    assert course(model, expected=True) == [("raised", "major"), ("event", "indeterminate")]
-    assert len(shown(model, expected=False)) == 2
+    assert [(a["serial"], a["expected"]) for a in shown(model, expected="true")] == [
+        ("A1", "run 1")
+    ]
+    assert course(model, expected="true") == [("raised", "major"), ("event", "indeterminate")]
+    assert len(shown(model, expected="false")) == 2
     read = model.manager.database.read
     assert not read(lambda tx: alarms.expected_is_over(tx, model.clock.wall))
     model.clock.advance(60)
     assert read(lambda tx: alarms.expected_is_over(tx, model.clock.wall))
     model.change(alarms.end_expected)
     assert not read(lambda tx: alarms.expected_is_over(tx, model.clock.wall))
-    assert shown(model, expected=True) == []
+    assert shown(model, expected="true") == []
     assert course(model)[-1] == ("unexpected", "major")
     # After its time, and for good: what comes now is an alarm as any other.
     trap(model, raised(8, Severity.CLEARED, oid=HA_SWITCH_OVER), raised(9, oid=HA_SWITCH_OVER))
-    assert len(shown(model, device="a", expected=False)) == 2
+    assert len(shown(model, device="a", expected="false")) == 2
 
 
 def test_an_expected_alarm_that_is_cleared_in_time_leaves_nothing(model: Model) -> None:
@@ -182,23 +184,23 @@ def test_an_expected_alarm_that_is_cleared_in_time_leaves_nothing(model: Model) 
     model.clock.advance(61)
     model.change(alarms.end_expected)
     assert shown(model) == []
-    assert course(model, expected=True) == [("raised", "major"), ("cleared", "cleared")]
-    assert course(model, expected=False) == []
+    assert course(model, expected="true") == [("raised", "major"), ("cleared", "cleared")]
+    assert course(model, expected="false") == []
 
 
 def test_what_is_asked_for_is_filtered_and_paged(model: Model) -> None:
     trap(model, *(raised(n, oid=f"{VENDOR_TRAPS}.{n}") for n in range(200, 205)))
     trap(model, raised(1, Severity.WARNING), serial="B1")
     assert [a["device"] for a in shown(model, tenant="other")] == ["b"]
-    assert len(shown(model, severity=Severity.MINOR)) == 5
-    seen, before = [], AlarmQuery().before
+    assert len(shown(model, severity="minor")) == 5
+    seen, cursor = [], ""
     for _ in range(4):
-        query = AlarmQuery(limit=2, before=before)
+        query = AlarmQuery(limit=2, cursor=cursor)
         page = model.manager.database.read(partial(alarm_views.history, query=query))
         seen += [e["id"] for e in page["events"]]
         if page["next"] is None:
             break
-        before = page["next"]
+        cursor = page["next"]
     assert seen == sorted(seen, reverse=True)
     assert len(seen) == 6
     with pytest.raises(LicenseError, match="no tenant"):

@@ -17,7 +17,7 @@ from callpool.licensing.alarm_table import POOL_INFRASTRUCTURE, Severity
 from callpool.licensing.alarms import Event
 from callpool.manager import alarm_views, alarms, inventory, requests
 from callpool.manager.alarm_report import heard_from
-from callpool.manager.alarm_views import AlarmQuery
+from callpool.manager.alarm_views import ActiveQuery
 from callpool.manager.authority_alerts import EXPIRED, MINOR, clear_alert, raise_alert
 from callpool.manager.own_alarms import OwnAlarms, machine_conditions
 from callpool.manager.restored import Restored, keep
@@ -37,7 +37,7 @@ def look(model: Model) -> set[tuple[str, str, str]]:
     """(serial, gravest condition, severity) of what is active after a look."""
     OwnAlarms(model.manager).look(0.0)
     active = model.manager.database.read(
-        lambda tx: alarm_views.active(tx, AlarmQuery(limit=1_000))
+        lambda tx: alarm_views.active(tx, ActiveQuery(limit=1_000))
     )["alarms"]
     return {(a["serial"], a["codes"][0], a["severity"]) for a in active}
 
@@ -167,7 +167,7 @@ def test_what_was_expected_is_looked_after_too(model: Model) -> None:
     look(model)
     model.clock.advance(61)
     look(model)
-    (alarm,) = model.manager.database.read(lambda tx: alarm_views.active(tx, AlarmQuery()))[
+    (alarm,) = model.manager.database.read(lambda tx: alarm_views.active(tx, ActiveQuery()))[
         "alarms"
     ]
     assert alarm["expected"] == ""
