@@ -59,7 +59,7 @@ class Agent:
         """Start the core, then reach for the manager; raises as `Core.start` does."""
         await self.core.start()
         self.contacts.start()
-        self.smart.start()
+        await self.smart.start()
 
     async def run(self) -> None:
         """Handle events and timers until `stop` is asked for."""

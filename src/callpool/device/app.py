@@ -40,6 +40,7 @@ from callpool.device.logs import configure_log
 from callpool.device.manager_link import ManagerLink
 from callpool.device.settings import Layout, Settings
 from callpool.device.smart_door import SmartDoor
+from callpool.device.smart_switches import SwitchBook
 from callpool.device.ssh_settings import read_ssh
 from callpool.device.vitals import vitals_of
 from callpool.host.clock import clock_for
@@ -131,6 +132,7 @@ class Device:
         self.agent.on_reset = self.config.forget
         self.agent.contacts.alarms.read = lambda: self.alarms.log
         self.alarms.on_event = self.agent.nudge
+        self.switches = SwitchBook(self.layout.smart_switches, self.core)
         self.control = Control(self.layout.control, self._commands())
         self.faces = Faces(self.layout.root, self.core)
         # A process of its own: key exchanges of a flood must not hold up pages and SNMP either.
@@ -159,6 +161,14 @@ class Device:
         async def alarms(request: dict[str, Any]) -> Any:
             after = request.get("after")
             return self.alarms.report(after=after if isinstance(after, int) else None)
+
+        async def notices(request: dict[str, Any]) -> Any:
+            after = request.get("after")
+            return self.switches.notices(after if isinstance(after, int) else 0)
+
+        async def switch(request: dict[str, Any]) -> Any:
+            wanted, who = request.get("switches"), str(request.get("who", "local"))[:80]
+            return await self.switches.change(wanted if isinstance(wanted, dict) else {}, who=who)
 
         async def running(_: dict[str, Any]) -> Any:
             return self.running()
@@ -233,6 +243,8 @@ class Device:
             "smart": smart.command,
             "status": status,
             "alarms": alarms,
+            "notices": notices,
+            "switch": switch,
             "running": running,
             "vitals": vitals,
             "restart": restart,
@@ -270,6 +282,7 @@ class Device:
             await self.config.start()
             await self.agent.start()
             await self.alarms.start()
+            await self.switches.start()
             await self.control.start()
             wanted = (self.layout.snmp, self.layout.syslog)
             if self.settings.pages or any(file.exists() for file in wanted):

@@ -82,6 +82,10 @@ class Core:
         self._gate_retry_at = 0.0
         self._window = CallWindow()
         self._written_at = 0.0
+        #: What the flash holds: only what is on disk is told to the outside (law 5).
+        self.stored: FlashRecord | None = None
+        #: The number of the last notice of the runs before this one.
+        self.notices_before = 0
 
     # -- reading
 
@@ -190,6 +194,7 @@ class Core:
         except DeviceError as error:
             self.fault(al.FLASH_FAILED, error.sentence)
             raise
+        self.stored = record
         self._written_at = now.boottime
         self.clear(al.FLASH_FAILED)
 
@@ -251,9 +256,12 @@ class Core:
             first = Marked.of(HighWaterMark.first(clock))
             record = FlashRecord(serial=self.settings.serial, mark=first)
         self.opened = open_record(record, self.settings)
+        self.notices_before = record.smart.notices.sequence
         self.mark = record.mark.read().advance(clock)
         if self.flash.fell_back:
             self.fault(al.FLASH_FELL_BACK)
+            lost = self.opened.record.smart
+            self.hold_smart(msgspec.structs.replace(lost, notices=lost.notices.skipped()))
         if self.opened.license.ended(self.time(clock)):
             self.note("lease_ended", cause="the lease ended while the device was off")
             self.fault(al.LEASE_ENDED)

@@ -83,6 +83,7 @@ def report(
         emergency=usage.emergency,
         uncertain=usage.uncertain,
         refused=dict(usage.refused),
+        admitted=usage.admitted,
         alarms=active_alarms(core, now),
         restart_done=pool.restart_done,
         flash_generation=core.flash.generation,

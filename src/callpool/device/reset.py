@@ -61,7 +61,7 @@ def begun(opened: Opened, at: Moment) -> Opened:
     opened = discarded(opened)
     pool = msgspec.structs.replace(opened.record.pool, pending=None)
     left = opened.record.smart.agent.settled(at)
-    smart = SmartRecord()
+    smart = SmartRecord(notices=opened.record.smart.notices)
     if opened.record.smart.used:
         kept = SmartAgent(
             eval_left=left.eval_left,
@@ -69,8 +69,9 @@ def begun(opened: Opened, at: Moment) -> Opened:
             as_of=left.as_of,
             seen_version=left.seen_version,
             number=left.number,
+            eval_ended_at=left.eval_ended_at,
         )
-        smart = SmartRecord(agent=kept, clean=opened.record.smart.clean)
+        smart = msgspec.structs.replace(smart, agent=kept, clean=opened.record.smart.clean)
     return opened.recording(pool=pool, smart=smart, resetting=True, restarting=True)
 
 

@@ -203,6 +203,11 @@ class Layout:
         return self.root / "smart.token"
 
     @property
+    def smart_switches(self) -> Path:
+        """Which notifications of smart licensing are sent."""
+        return self.root / "smart.switches.json"
+
+    @property
     def smart_log(self) -> Path:
         """Every event of smart licensing."""
         return self.root / "sml.log"

@@ -28,9 +28,19 @@ from callpool.device.smart_record import SmartPending, SmartRecord
 from callpool.licensing.compliance import carried, check_configured
 from callpool.licensing.errors import CallpoolError
 from callpool.licensing.instant import HighWaterMark
+from callpool.licensing.notice_log import Notice
 from callpool.licensing.smart import Event
-from callpool.licensing.smart_agent import UNANSWERED, SmartAgent
-from callpool.licensing.smart_events import Asking, Contact, Happened, Moment, Occurrence, Output
+from callpool.licensing.smart_agent import SmartAgent
+from callpool.licensing.smart_events import (
+    UNANSWERED,
+    Asking,
+    Contact,
+    Happened,
+    Moment,
+    Occurrence,
+    Output,
+)
+from callpool.licensing.smart_notices import notices
 from callpool.wire.envelope import sign
 from callpool.wire.keys import SigningKey
 from callpool.wire.smart_messages import SMART_HINTS, SMART_HINTS_PATH, SmartHintsRequest
@@ -99,12 +109,14 @@ class Smart:
 
     # -- life
 
-    def start(self) -> None:
-        """Begin to listen for hints once there is a registration."""
-        if self.agent.enabled:
-            state = self.agent.effective
-            started = Happened(event=Event.RESTART, before=state, after=state)
-            self._tell((started,), self.agent)
+    async def start(self) -> None:
+        """Tell that the agent is ready; begin to listen for hints once there is a registration."""
+        if self.record.used or self._core.settings.smart:
+            state, mode = self.agent.effective, self.agent.enforcement
+            started = Happened(
+                event=Event.RESTART, before=state, after=state, enforcement=(mode, mode)
+            )
+            await self._hold(self.agent, (started,), less=True)
         self._hints.want(self.agent.registered)
         self._hints.start()
 
@@ -128,7 +140,9 @@ class Smart:
         for _ in range(64):
             agent, outputs = self.agent.handle_timer(self.now())
             if not outputs:
-                self._log.remind(agent, self.now())
+                again = self._log.due(agent, self.now())
+                if again is not None:
+                    await self._hold(agent, (), again=(again,), less=True)
                 return
             asking = next((o for o in outputs if isinstance(o, Asking)), None)
             if asking is not None:
@@ -216,31 +230,35 @@ class Smart:
         record: SmartRecord | None = None,
         mark: HighWaterMark | None = None,
         less: bool = False,
+        again: tuple[Notice, ...] = (),
     ) -> None:
-        """Write and enforce `agent`; raises DeviceError (nothing has changed) unless `less`."""
+        """Write and enforce `agent` with what is told of it, `again` among that.
+
+        Raises DeviceError (nothing has changed) unless `less`.
+        """
         record = self.record if record is None else record
         gone = self.agent.registered and not agent.registered
         if gone or not agent.enabled:
             record = record.without_registration(agent)
-        record = msgspec.structs.replace(record, agent=agent)
+        happened = [o for o in outputs if isinstance(o, Happened)]
+        told = [*(n for one in happened for n in notices(one, agent)), *again]
+        record = msgspec.structs.replace(
+            record, agent=agent, notices=record.notices.added(told, self.now().time)
+        )
         await self._core.change_smart(record, mark, less=less)
         if agent.register_at is None:
             with contextlib.suppress(OSError):
                 self._layout.smart_token.unlink(missing_ok=True)
         self._hints.want(self.agent.registered)
-        self._tell(outputs, agent)
-
-    def _tell(self, outputs: tuple[Output, ...], agent: SmartAgent) -> None:
-        self._log.tell(outputs, agent, self.now())
-        for output in outputs:
-            if isinstance(output, Happened):
-                self._core.note(
-                    "smart",
-                    cause=output.event.value,
-                    state=agent.state.value,
-                    code=output.code,
-                    text=output.sentence,
-                )
+        self._log.tell(told, agent, self.now())
+        for one in happened:
+            self._core.note(
+                "smart",
+                cause=one.event.value,
+                state=agent.state.value,
+                code=one.code,
+                text=one.sentence,
+            )
 
     # -- contacts
 
@@ -272,7 +290,7 @@ class Smart:
                 await self._core.change_smart(record)
         except CallpoolError as error:
             self._core.hold_smart(msgspec.structs.replace(self.record, agent=agent))
-            await self._failed(asking, error)
+            await self._failed(asking, error, unsent=True)
             return
         self._sent = self._core.now().boottime
         self._exchange.begin(
@@ -364,7 +382,9 @@ class Smart:
             return
         self._answer(asking.contact, (occurrence.code, occurrence.sentence))
 
-    async def _failed(self, asking: Asking, error: CallpoolError, *, final: bool = False) -> None:
+    async def _failed(
+        self, asking: Asking, error: CallpoolError, *, final: bool = False, unsent: bool = False
+    ) -> None:
         wait = error.retry_after if isinstance(error, LinkError) else None
         occurrence = Occurrence(
             UNANSWERED[asking.contact],
@@ -372,6 +392,7 @@ class Smart:
             code=error.code,
             sentence=error.sentence,
             final=final,
+            unsent=unsent,
             retry_after=wait or 0.0,
         )
         agent, outputs = self.agent.receive(occurrence, self.now())

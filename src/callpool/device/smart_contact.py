@@ -25,8 +25,7 @@ from callpool.device.trust import KeyRing, certificate_request, check_certificat
 from callpool.licensing.errors import TrustError
 from callpool.licensing.instant import SKEW_REFUSED
 from callpool.licensing.smart import Event
-from callpool.licensing.smart_agent import UNANSWERED
-from callpool.licensing.smart_events import Asking, Contact, Occurrence
+from callpool.licensing.smart_events import UNANSWERED, Asking, Contact, Occurrence
 from callpool.wire import smart_messages as wire
 from callpool.wire.envelope import read, sign, unverified
 from callpool.wire.keys import PublicKey, SigningKey

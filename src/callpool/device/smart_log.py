@@ -6,14 +6,15 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Final
 
-from callpool.licensing.smart import Event
+from callpool.licensing.notice_log import Notice
 from callpool.licensing.smart_agent import SmartAgent
-from callpool.licensing.smart_events import Happened, Moment, Output
-from callpool.licensing.smart_notices import Notice, notices, reminder
+from callpool.licensing.smart_events import Moment
+from callpool.licensing.smart_notices import reminder
 from callpool.licensing.smart_timers import EXPIRED_REMINDER
 
 #: The log is turned over at this many bytes; so many older parts are kept.
@@ -54,23 +55,20 @@ class SmartLog:
         #: When it was last told that the evaluation has ended (boottime), None while it has not.
         self._reminded: float | None = None
 
-    def tell(self, outputs: tuple[Output, ...], agent: SmartAgent, now: Moment) -> None:
+    def tell(self, told: Iterable[Notice], agent: SmartAgent, now: Moment) -> None:
         """Write what has happened."""
-        for output in outputs:
-            if isinstance(output, Happened):
-                if output.event is Event.EVAL_ENDED:
-                    self._reminded = now.boottime
-                for notice in notices(output, agent):
-                    self.write(notice, agent, now.time)
+        for notice in told:
+            if notice.name == "EvalExpired":
+                self._reminded = now.boottime
+            self.write(notice, agent, now.time)
 
-    def remind(self, agent: SmartAgent, now: Moment) -> None:
-        """Tell again, once an hour, what lasts."""
+    def due(self, agent: SmartAgent, now: Moment) -> Notice | None:
+        """Return what lasts and is told again now, once an hour; None for nothing."""
         notice = reminder(agent)
         if notice is None:
             self._reminded = None
-        elif self.next_due(now) <= 0.0 or self._reminded is None:
-            self._reminded = now.boottime
-            self.write(notice, agent, now.time)
+            return None
+        return notice if self._reminded is None or self.next_due(now) <= 0.0 else None
 
     def next_due(self, now: Moment) -> float:
         """Return the seconds until something is told again, infinity for never."""

@@ -12,6 +12,7 @@ import msgspec
 from callpool.device.errors import FlashError
 from callpool.device.trust import KeyRing
 from callpool.licensing.errors import CallpoolError
+from callpool.licensing.notice_log import NoticeLog
 from callpool.licensing.smart_agent import SmartAgent
 from callpool.licensing.smart_events import Authorization, Certificate, Contact
 from callpool.wire import smart_messages as wire
@@ -64,15 +65,17 @@ class SmartRecord(msgspec.Struct, frozen=True, kw_only=True):
     pending: SmartPending | None = None
     #: The most that could be configured when the authorization was given, calls a second.
     maximum: int | None = None
+    #: What the agent told last, in the record of the state that it tells of.
+    notices: NoticeLog = NoticeLog()
 
     @property
     def used(self) -> bool:
         """Tell whether this device has ever had to do with smart licensing."""
-        return self != SmartRecord()
+        return self != SmartRecord(notices=self.notices)
 
     def without_registration(self, agent: SmartAgent) -> SmartRecord:
         """Return the record with all that a registration brought dropped."""
-        return SmartRecord(agent=agent, clean=self.clean)
+        return SmartRecord(agent=agent, clean=self.clean, notices=self.notices)
 
 
 def dates_of(given: wire.IdCertificate) -> Certificate:

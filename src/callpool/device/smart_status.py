@@ -17,7 +17,7 @@ from callpool.device.smart_schedule import SmartTimer, timers
 from callpool.licensing.admission import NO_LICENSE, REASONS
 from callpool.licensing.compliance import carried
 from callpool.licensing.smart import EVALUATING, Registration, State
-from callpool.licensing.smart_events import Moment
+from callpool.licensing.smart_events import Moment, Tries
 from callpool.licensing.smart_numbers import (
     SLA_ENFORCE_MODE,
     SLA_REGISTRATION,
@@ -84,6 +84,16 @@ class SmartStatus(msgspec.Struct, frozen=True, kw_only=True):
     failing_since: float | None
     failure_code: str
     failure: str
+    #: The last contact of each kind.
+    tries: Tries
+    #: When each of these is tried next; None where it is not.
+    next_register: float | None
+    next_authorize: float | None
+    #: When the evaluation ended, and when this device went out of compliance; None for neither.
+    eval_ended_at: float | None
+    out_of_compliance_at: float | None
+    #: Whether the authority has ever answered for the entitlement since the registration.
+    answered: bool
     #: Every timer that runs, in order of time.
     timers: tuple[SmartTimer, ...]
 
@@ -143,6 +153,12 @@ def smart_status(
         failing_since=agent.failing_since or agent.register_failing_since,
         failure_code=agent.failure_code,
         failure=agent.failure,
+        tries=agent.tries,
+        next_register=agent.register_at,
+        next_authorize=agent.authorize_at,
+        eval_ended_at=agent.eval_ended_at,
+        out_of_compliance_at=agent.out_of_compliance_at,
+        answered=given is not None,
         timers=timers(agent, now, call_policy),
     )
 

@@ -84,6 +84,8 @@ class Status(msgspec.Struct, frozen=True, kw_only=True):
     waiting: tuple[WaitingMessage, ...] = ()
     #: Whether configuration is in force that a restart of the device would lose.
     unsaved: bool = False
+    #: Calls admitted in all; only rises while the gate's directory stands.
+    admitted: int = 0
     #: Smart licensing; None on a device that has nothing to do with it.
     smart: SmartStatus | None = None
 

@@ -68,6 +68,8 @@ class Event(StrEnum):
     EVAL_WARNING = "evaluation_warning"
     EVAL_ENDED = "evaluation_ended"
     AUTHORIZATION_ENDED = "authorization_ended"
+    #: The ID certificate nears its end, and its renewal fails.
+    CERTIFICATE_WARNING = "certificate_warning"
     CERTIFICATE_ENDED = "certificate_ended"
     CLOCK_OUT_OF_RANGE = "clock_out_of_range"
     CLOCK_IN_RANGE = "clock_in_range"
@@ -151,6 +153,7 @@ def _member_rules(state: State, when: When) -> list[Rule]:
         (E.RENEW_ID, "P", 0),
         (E.ID_RENEWED, "P", 23),
         (E.ID_RENEW_FAILED, "P", 23),
+        (E.CERTIFICATE_WARNING, "D", 0),
         (E.CLOCK_OUT_OF_RANGE, "P", 27),
         (E.CLOCK_IN_RANGE, "P", 28),
         (E.HINT, "D", 0),

@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from typing import Final
 
 import msgspec
 from msgspec.structs import replace
@@ -32,6 +31,10 @@ from callpool.licensing.smart import (
 )
 from callpool.licensing.smart_effects import EFFECTS
 from callpool.licensing.smart_events import (
+    ANSWERS,
+    GOOD,
+    OWN,
+    UNANSWERED,
     Asked,
     Asking,
     Authorization,
@@ -42,62 +45,20 @@ from callpool.licensing.smart_events import (
     Moment,
     Occurrence,
     Output,
+    Tries,
+    illegal,
 )
 from callpool.licensing.smart_timers import (
     ANSWER_LIMIT,
+    CERTIFICATE_VALID,
     CLOCK_EQUAL,
     CLOCK_GRACE,
     EVALUATION,
     EVALUATION_RESERVE,
     HAIR,
     REFUSAL_LIMIT,
+    next_certificate_warning,
     next_warning,
-)
-
-#: Which answers belong to which contact.
-ANSWERS: Final[Mapping[Event, Contact]] = {
-    Event.REGISTERED: Contact.REGISTER,
-    Event.REGISTER_FAILED: Contact.REGISTER,
-    Event.IN_COMPLIANCE: Contact.AUTHORIZE,
-    Event.ANSWERED_OUT_OF_COMPLIANCE: Contact.AUTHORIZE,
-    Event.AUTH_FAILED: Contact.AUTHORIZE,
-    Event.AUTH_REFUSED: Contact.AUTHORIZE,
-    Event.ID_RENEWED: Contact.RENEW_ID,
-    Event.ID_RENEW_FAILED: Contact.RENEW_ID,
-    Event.DEREGISTERED: Contact.DEREGISTER,
-    Event.DEREGISTER_FAILED: Contact.DEREGISTER,
-}
-
-#: What a contact that is never answered comes to.
-UNANSWERED: Final[Mapping[Contact, Event]] = {
-    Contact.REGISTER: Event.REGISTER_FAILED,
-    Contact.AUTHORIZE: Event.AUTH_FAILED,
-    Contact.RENEW_ID: Event.ID_RENEW_FAILED,
-    Contact.DEREGISTER: Event.DEREGISTER_FAILED,
-}
-
-#: Answers that carry what was asked for.
-_GOOD: Final = frozenset(
-    {
-        Event.REGISTERED,
-        Event.IN_COMPLIANCE,
-        Event.ANSWERED_OUT_OF_COMPLIANCE,
-        Event.ID_RENEWED,
-        Event.DEREGISTERED,
-    }
-)
-
-#: Events that the agent makes itself: nobody may send them.
-_OWN: Final = frozenset(
-    {
-        Event.REFUSED_TOO_OFTEN,
-        Event.EVAL_WARNING,
-        Event.EVAL_ENDED,
-        Event.AUTHORIZATION_ENDED,
-        Event.CERTIFICATE_ENDED,
-        Event.CLOCK_OUT_OF_RANGE,
-        Event.CLOCK_IN_RANGE,
-    }
 )
 
 
@@ -119,6 +80,8 @@ class SmartAgent(msgspec.Struct, frozen=True, kw_only=True):
     as_of: Moment | None = None
     #: The ID certificate's dates; None while not registered.
     certificate: Certificate | None = None
+    #: The least seconds left of it that were warned of.
+    certificate_warned: float = CERTIFICATE_VALID
     #: Since when the wall clock has been outside them.
     out_of_range_since: float | None = None
     #: The last authorization, in compliance or not.
@@ -151,6 +114,11 @@ class SmartAgent(msgspec.Struct, frozen=True, kw_only=True):
     #: The code and sentence of the last failure, empty after a success.
     failure_code: str = ""
     failure: str = ""
+    #: The last contact of each kind; what a registration asked for goes with it.
+    tries: Tries = Tries()
+    #: When the evaluation ended, and when OutOfCompliance was entered; None where neither is so.
+    eval_ended_at: float | None = None
+    out_of_compliance_at: float | None = None
 
     # -- reading
 
@@ -225,6 +193,14 @@ class SmartAgent(msgspec.Struct, frozen=True, kw_only=True):
         return grace if late else min(self.certificate.not_after, grace)
 
     @property
+    def certificate_warning(self) -> float | None:
+        """When to warn next that the ID certificate ends: only while its renewal fails (D)."""
+        at, last = next_certificate_warning(self.certificate_warned), self.tries.renew_id
+        if self.certificate is None or at is None or last is None or last.good is not False:
+            return None
+        return self.certificate.not_after - at
+
+    @property
     def authorization_end(self) -> float | None:
         """When the authorization ends by itself, None where none is in force."""
         held = self.effective in AUTHORIZATION_HELD and self.authorization is not None
@@ -258,9 +234,12 @@ class SmartAgent(msgspec.Struct, frozen=True, kw_only=True):
         end = self.authorization_end
         if end is not None and end < first[0] and self.state is not State.TRANSIENT:
             first = (end, Event.AUTHORIZATION_ENDED)
-        end = self.certificate_end
-        if end is not None and end < first[0] and self.state is not State.TRANSIENT:
-            first = (end, Event.CERTIFICATE_ENDED)
+        for end, event in (
+            (self.certificate_end, Event.CERTIFICATE_ENDED),
+            (self.certificate_warning, Event.CERTIFICATE_WARNING),
+        ):
+            if end is not None and end < first[0] and self.state is not State.TRANSIENT:
+                first = (end, event)
         if self.asked is not None:
             lost = self.asked.at + ANSWER_LIMIT
             return (lost, None) if lost < first[0] else first
@@ -338,7 +317,14 @@ class SmartAgent(msgspec.Struct, frozen=True, kw_only=True):
         number = self.number + 1
         reason = (self.reason or "renew") if contact is Contact.AUTHORIZE else contact.value
         asked = Asked(contact=contact, number=number, at=now.time, reason=reason)
-        agent = replace(self, asked=asked, number=number, last_attempt=now.time, again=False)
+        agent = replace(
+            self,
+            asked=asked,
+            number=number,
+            last_attempt=now.time,
+            again=False,
+            tries=self.tries.begun(contact, now.time),
+        )
         return agent, (Asking(contact=contact, number=number, reason=reason),)
 
     # -- events
@@ -351,7 +337,7 @@ class SmartAgent(msgspec.Struct, frozen=True, kw_only=True):
         `illegal_event`) or TrustError `older_authorization`; nothing has changed then.
         """
         event = occurrence.event
-        if event in _OWN:
+        if event in OWN:
             raise IllegalEventError("illegal_event", f"{event} comes from the agent alone.")
         if event is Event.RESTART:
             return self._restarted(occurrence, now)
@@ -362,13 +348,16 @@ class SmartAgent(msgspec.Struct, frozen=True, kw_only=True):
         event = occurrence.event
         rule = following(self.state, event, self._holds(occurrence))
         if rule is None:
-            raise _illegal(self, event)
+            raise illegal(self.state, event)
         self._check(occurrence)
         agent = self._answered(occurrence, now)
         agent = EFFECTS[event](agent, rule, occurrence, now)
         agent = replace(agent, state=rule.target)
         if rule.target is State.TRANSIENT and self.state is not State.TRANSIENT:
             agent = replace(agent, before=self.state)
+        since = self.out_of_compliance_at
+        out = agent.effective is State.OUT_OF_COMPLIANCE
+        agent = replace(agent, out_of_compliance_at=(since or now.time) if out else None)
         happened = Happened(
             event=event,
             before=self.effective,
@@ -377,6 +366,8 @@ class SmartAgent(msgspec.Struct, frozen=True, kw_only=True):
             sentence=occurrence.sentence,
             listening=(self.listening, agent.listening),
             reachable=(self.unreachable_since is None, agent.unreachable_since is None),
+            enforcement=(self.enforcement, agent.enforcement),
+            unsent=occurrence.unsent,
         )
         too_often = event is Event.AUTH_REFUSED and agent.refusals >= REFUSAL_LIMIT
         if too_often and agent.state is State.AUTHORIZED:
@@ -421,24 +412,31 @@ class SmartAgent(msgspec.Struct, frozen=True, kw_only=True):
 
     def _answered(self, occurrence: Occurrence, now: Moment) -> SmartAgent:
         """Note what every answer, or its lack, means for the connection."""
-        if occurrence.event not in ANSWERS:
+        contact = ANSWERS.get(occurrence.event)
+        if contact is None:
             return self
-        if occurrence.event in _GOOD:
+        good = occurrence.event in GOOD
+        tries = self.tries.ended(
+            contact, good=good, code=occurrence.code, sentence=occurrence.sentence
+        )
+        if good:
             return replace(
                 self,
                 asked=None,
+                tries=tries,
                 unreachable_since=None,
                 last_success=now.time,
                 failure_code="",
                 failure="",
             )
         since = self.unreachable_since
+        if not occurrence.unsent:
+            since = None if occurrence.refused else (now.time if since is None else since)
         return replace(
             self,
             asked=None,
-            unreachable_since=None
-            if occurrence.refused
-            else (now.time if since is None else since),
+            tries=tries,
+            unreachable_since=since,
             failure_code=occurrence.code,
             failure=occurrence.sentence,
         )
@@ -458,27 +456,3 @@ class SmartAgent(msgspec.Struct, frozen=True, kw_only=True):
         # What was asked for is still due: it is asked for again.
         agent = replace(self, eval_left=left, as_of=now, asked=None)
         return agent._apply(occurrence, now)
-
-
-def _illegal(agent: SmartAgent, event: Event) -> IllegalEventError:
-    """Return the error that tells what to do instead."""
-    if agent.state is State.TRANSIENT:
-        return IllegalEventError(
-            "smart_busy", "The device is just leaving the authority; try again in a moment."
-        )
-    if event is Event.ENABLE:
-        return IllegalEventError("already_enabled", "Smart licensing is on already.")
-    if agent.state is State.UNCONFIGURED:
-        return IllegalEventError(
-            "smart_not_enabled", "Smart licensing is off: use `callpool device smart enable` first."
-        )
-    if event is Event.REGISTER:
-        return IllegalEventError(
-            "already_registered",
-            "The device is registered already; use --force to register it anew.",
-        )
-    if event in (Event.DEREGISTER, Event.RENEW_AUTH, Event.RENEW_ID, Event.HINT):
-        return IllegalEventError(
-            "not_registered", "The device is not registered; register it with a token first."
-        )
-    return IllegalEventError("illegal_event", f"{event} is not possible in {agent.state}.")

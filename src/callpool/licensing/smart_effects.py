@@ -11,9 +11,17 @@ from typing import TYPE_CHECKING, Final, TypeAlias
 from msgspec.structs import replace
 
 from callpool.licensing.smart import Event, Rule, State
-from callpool.licensing.smart_events import Contact, IllegalEventError, Moment, Occurrence
+from callpool.licensing.smart_events import (
+    Contact,
+    IllegalEventError,
+    Moment,
+    Occurrence,
+    Tries,
+)
 from callpool.licensing.smart_timers import (
     CERTIFICATE_RETRY,
+    CERTIFICATE_VALID,
+    CERTIFICATE_WARNINGS,
     HAIR,
     RECHECK,
     SHORTEST,
@@ -30,7 +38,10 @@ def _nothing(agent: SmartAgent, rule: Rule, it: Occurrence, now: Moment) -> Smar
 
 
 def _dropped(agent: SmartAgent, rule: Rule, it: Occurrence, now: Moment) -> SmartAgent:
-    """Drop the registration and all that hangs on it; the seconds left stay as they are."""
+    """Drop the registration and all that hangs on it; the seconds left stay as they are.
+
+    So does an outage: leaving an authority that is not reached restores no connection to it.
+    """
     return replace(
         agent,
         disabling=False,
@@ -45,9 +56,10 @@ def _dropped(agent: SmartAgent, rule: Rule, it: Occurrence, now: Moment) -> Smar
         register_failed=False,
         failing_since=None,
         refusals=0,
-        unreachable_since=None,
         asked=None,
         again=False,
+        # That it could not be told of its leaving is all that is still of interest.
+        tries=Tries(deregister=agent.tries.deregister),
     )
 
 
@@ -78,6 +90,8 @@ def _registered(agent: SmartAgent, rule: Rule, it: Occurrence, now: Moment) -> S
     return replace(
         agent,
         certificate=held,
+        certificate_warned=CERTIFICATE_VALID,
+        tries=replace(agent.tries, renew_id=None),
         out_of_range_since=None,
         register_at=None,
         register_failing_since=None,
@@ -149,7 +163,13 @@ def _id_renewed(agent: SmartAgent, rule: Rule, it: Occurrence, now: Moment) -> S
     if held is None:
         raise IllegalEventError("illegal_event", "A renewal brings an ID certificate.")
     at = max(held.renew_at, now.time + SHORTEST)
-    return replace(agent, certificate=held, out_of_range_since=None, renew_id_at=at)
+    return replace(
+        agent,
+        certificate=held,
+        certificate_warned=CERTIFICATE_VALID,
+        out_of_range_since=None,
+        renew_id_at=at,
+    )
 
 
 def _id_renew_failed(agent: SmartAgent, rule: Rule, it: Occurrence, now: Moment) -> SmartAgent:
@@ -190,6 +210,17 @@ def _warn(agent: SmartAgent, rule: Rule, it: Occurrence, now: Moment) -> SmartAg
     return replace(agent, warned=min(reached, default=agent.warned))
 
 
+def _eval_ended(agent: SmartAgent, rule: Rule, it: Occurrence, now: Moment) -> SmartAgent:
+    return replace(agent, eval_ended_at=now.time)
+
+
+def _warn_certificate(agent: SmartAgent, rule: Rule, it: Occurrence, now: Moment) -> SmartAgent:
+    """Note the lowest threshold that has been reached: a jump over several warns once."""
+    left = 0.0 if agent.certificate is None else agent.certificate.not_after - now.time
+    reached = [at for at in CERTIFICATE_WARNINGS if left <= at + HAIR]
+    return replace(agent, certificate_warned=min(reached, default=agent.certificate_warned))
+
+
 def _out_of_range(agent: SmartAgent, rule: Rule, it: Occurrence, now: Moment) -> SmartAgent:
     return replace(agent, out_of_range_since=now.time)
 
@@ -223,8 +254,9 @@ EFFECTS: Final[Mapping[Event, _Effect]] = {
     Event.DEREGISTERED: _dropped,
     Event.DEREGISTER_FAILED: _dropped,
     Event.EVAL_WARNING: _warn,
-    Event.EVAL_ENDED: _nothing,
+    Event.EVAL_ENDED: _eval_ended,
     Event.AUTHORIZATION_ENDED: _nothing,
+    Event.CERTIFICATE_WARNING: _warn_certificate,
     Event.CERTIFICATE_ENDED: _dropped,
     Event.CLOCK_OUT_OF_RANGE: _out_of_range,
     Event.CLOCK_IN_RANGE: _in_range,

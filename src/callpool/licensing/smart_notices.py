@@ -1,15 +1,18 @@
 """What a Smart Agent tells people: one notice an event, with a severity and the next step.
 
 Names follow the public notifications 1 to 22 of CISCO-SMART-LIC-MIB without their common
-prefix (P, facts section 4); severities are those of CISCO-USP-MIB (P).
+prefix (P, facts section 4); severities are those of CISCO-USP-MIB (P). Where the facts give no
+schedule we decide (D): `IdCertExpiryWarning` by `smart_timers.CERTIFICATE_WARNINGS`, while the
+renewal fails; `IdCertRenewNotStarted` instead of `IdCertRenewFail` where the renewal that was
+due failed before anything could be sent; `Ready` at every start of the device.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import Final
 
+from callpool.licensing.notice_log import Notice
 from callpool.licensing.smart import Event, State
 from callpool.licensing.smart_agent import SmartAgent
 from callpool.licensing.smart_events import Happened
@@ -17,17 +20,6 @@ from callpool.licensing.smart_events import Happened
 ERROR: Final = "error"
 WARNING: Final = "warning"
 INFORMATIONAL: Final = "informational"
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Notice:
-    """One line for `sml.log`, a trap or an alarm."""
-
-    name: str
-    severity: str
-    #: The agent's event that caused it, with the code of a failure.
-    cause: str
-    sentence: str = ""
 
 
 #: Event -> notification and severity; what is not here is not told by itself.
@@ -45,6 +37,7 @@ _NOTICES: Final[Mapping[Event, tuple[str, str]]] = {
     Event.REFUSED_TOO_OFTEN: ("AuthRenewFail", ERROR),
     Event.ID_RENEWED: ("IdCertRenewSuccess", INFORMATIONAL),
     Event.ID_RENEW_FAILED: ("IdCertRenewFail", ERROR),
+    Event.CERTIFICATE_WARNING: ("IdCertExpiryWarning", WARNING),
     Event.CERTIFICATE_ENDED: ("IdCertExpired", ERROR),
     Event.CLOCK_OUT_OF_RANGE: ("IdCertOutOfRange", ERROR),
     Event.CLOCK_IN_RANGE: ("SystemClockChanged", INFORMATIONAL),
@@ -76,6 +69,9 @@ def reminder(agent: SmartAgent) -> Notice | None:
         severity=ERROR,
         cause="reminder",
         sentence="Calls are refused until the device is registered and authorized.",
+        was=agent.enforcement,
+        mode=agent.enforcement,
+        count=agent.count,
     )
 
 
@@ -83,26 +79,38 @@ def notices(happened: Happened, agent: SmartAgent) -> tuple[Notice, ...]:
     """Return what is told of `happened`; `agent` is the one after it."""
     cause = happened.event.value + (f" ({happened.code})" if happened.code else "")
     told: list[Notice] = []
+    was, mode = happened.enforcement
 
     def tell(name: str, severity: str, sentence: str = "") -> None:
-        told.append(Notice(name=name, severity=severity, cause=cause, sentence=sentence))
+        told.append(
+            Notice(
+                name=name, severity=severity, cause=cause, sentence=sentence,
+                was=was, mode=mode, count=agent.count,
+            )
+        )  # fmt: skip
 
     known = _NOTICES.get(happened.event)
+    if happened.event is Event.ID_RENEW_FAILED and happened.unsent:
+        known = ("IdCertRenewNotStarted", ERROR)
     if known is not None:
         tell(*known, happened.sentence)
-    was, is_now = happened.reachable
-    if was and not is_now:
+    if happened.event is Event.CLOCK_OUT_OF_RANGE:
+        # The dates are left by the clock's own jump: their natural end is another event (P 27).
+        tell("SystemClockChanged", INFORMATIONAL)
+    reached, is_now = happened.reachable
+    if reached and not is_now:
         # Once an outage, not once a try.
         tell("CommunicationFailure", ERROR, happened.sentence)
-    if is_now and not was:
+    if is_now and not reached:
         tell("CommunicationRestored", INFORMATIONAL)
-    if happened.before is not happened.after:
-        if happened.after is State.UNCONFIGURED:
-            tell("Disabled", INFORMATIONAL)
+    moved = happened.before is not happened.after
+    if moved and happened.after is State.UNCONFIGURED:
+        tell("Disabled", INFORMATIONAL)
+    if moved or was is not mode:
         tell(
             "EnforcementMode",
             _GRAVE.get(happened.after, INFORMATIONAL),
-            f"{happened.before} -> {happened.after}, {agent.enforcement}",
+            f"{happened.before} -> {happened.after}, {mode}",
         )
     if happened.listening[0] != happened.listening[1]:
         on = happened.listening[1]

@@ -56,6 +56,23 @@ SLA_ENFORCE_MODE: Final[Mapping[Mode, int]] = {
     Mode.NOT_APPLICABLE: 14,
 }
 
+#: SLA-MIB `ciscoSlaAuthComplianceStatus`: free text. Seen in public: AUTHORIZED, OUT OF COMPLIANCE,
+#: EVAL MODE (P, facts 3.6); the others follow them (D).
+SLA_COMPLIANCE: Final[Mapping[Mode, str]] = {
+    Mode.INIT: "NO LICENSES IN USE",
+    Mode.WAITING: "WAITING",
+    Mode.IN_COMPLIANCE: "AUTHORIZED",
+    Mode.OUT_OF_COMPLIANCE: "OUT OF COMPLIANCE",
+    Mode.OVERAGE: "OVERAGE",
+    Mode.EVALUATION: "EVAL MODE",
+    Mode.EVALUATION_EXPIRED: "EVAL EXPIRED",
+    Mode.AUTHORIZATION_EXPIRED: "AUTHORIZATION EXPIRED",
+    Mode.DISABLED: "DISABLED",
+    Mode.INVALID_TAG: "INVALID TAG",
+    Mode.INVALID: "NOT AUTHORIZED",
+    Mode.NOT_APPLICABLE: "NOT APPLICABLE",
+}
+
 #: YANG `enforcement-mode`; what it lacks has no number.
 YANG_ENFORCEMENT_MODE: Final[Mapping[Mode, int]] = {
     Mode.WAITING: 0,

@@ -34,6 +34,9 @@ RETRY_BURST: Final = 2 * HOUR
 RETRY_LATER: Final = 4 * HOUR
 #: A clock outside the ID certificate's range is forgiven so long (P).
 CLOCK_GRACE: Final = HOUR
+#: Warnings that the ID certificate ends while its renewal fails: when so many seconds are left.
+#: The days of the evaluation's warnings; no source gives a schedule (D).
+CERTIFICATE_WARNINGS: Final = tuple(days * DAY for days in (60, 30, 21, 14, 7, 6, 5, 4, 3, 2, 1))
 #: Clocks that differ by less are called equal.
 CLOCK_EQUAL: Final = MINUTE
 #: Signed refusals in a row that exceed the re-entitlement limit (D).
@@ -68,3 +71,8 @@ def retry_wait(state: State, failing_for: float) -> float:
 def next_warning(warned: float) -> float | None:
     """Return at how many seconds left to warn next, after the warning at `warned` seconds."""
     return next((at for at in WARNINGS if at < warned), None)
+
+
+def next_certificate_warning(warned: float) -> float | None:
+    """Return at how many seconds left to warn next of the certificate's end; as above."""
+    return next((at for at in CERTIFICATE_WARNINGS if at < warned), None)

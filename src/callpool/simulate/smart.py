@@ -18,8 +18,9 @@ from msgspec.structs import replace
 from callpool.licensing.errors import LicenseError
 from callpool.licensing.instant import HighWaterMark, Instant
 from callpool.licensing.smart import Event
-from callpool.licensing.smart_agent import UNANSWERED, SmartAgent
+from callpool.licensing.smart_agent import SmartAgent
 from callpool.licensing.smart_events import (
+    UNANSWERED,
     Asking,
     Authorization,
     Certificate,

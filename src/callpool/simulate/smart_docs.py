@@ -93,6 +93,11 @@ def timers() -> str:
         ("ID certificate renewed after", _span(t.CERTIFICATE_RENEWAL)),
         ("ID certificate good for", _span(t.CERTIFICATE_VALID)),
         ("Retry of a failed ID certificate renewal", _span(t.CERTIFICATE_RETRY)),
+        (
+            "Warnings that the ID certificate ends while its renewal fails, at so much left (D)",
+            f"{', '.join(_span(at) for at in t.CERTIFICATE_WARNINGS if at >= 7 * t.DAY)}, "
+            "then daily",
+        ),
         ("Re-check while out of compliance and the cloud answers", _span(t.RECHECK)),
         (
             "Retry of a failed registration or authorization",

@@ -11,9 +11,10 @@ from smartkit import START, Stage
 
 from callpool.licensing.errors import LicenseError, TrustError
 from callpool.licensing.smart import RULES, STATES, TRANSITIONS, Event, State, When, following
-from callpool.licensing.smart_agent import ANSWERS, SmartAgent
+from callpool.licensing.smart_agent import SmartAgent
 from callpool.licensing.smart_effects import EFFECTS
 from callpool.licensing.smart_events import (
+    ANSWERS,
     Asked,
     Authorization,
     Certificate,

@@ -1,7 +1,8 @@
 """The SNMP engine: pysnmp with our users, our objects and our receivers.
 
-pysnmp is not typed; what crosses to it is `Any`, and it is used in this file alone (the value
-types apart). v1 is not spoken. Nothing can be written.
+pysnmp is not typed; what crosses to it is `Any`, and it is used in this file and `writing.py`
+alone (the value types apart). v1 is not spoken. Nothing can be written but the switches that an
+agent names, and those by a v3 user only: a community is read by whoever sees one packet.
 """
 
 from __future__ import annotations
@@ -22,12 +23,15 @@ from pysnmp.smi.instrum import AbstractMibInstrumController
 from callpool.host.snmp.notify import VarBinds
 from callpool.host.snmp.settings import SnmpSettings, Target, ip_address
 from callpool.host.snmp.values import Oid, Value, View
+from callpool.host.snmp.writing import SetResponder, Writable
 from callpool.licensing.errors import CallpoolError
 
 #: Seconds before an inform is repeated, and how often, before `notify.Receiver` waits longer.
 INFORM_TIMEOUT: Final = 2.0
 INFORM_REPEATS: Final = 1
 
+_NO_AUTH, _AUTH_PRIV = 1, 3
+_EVERYTHING, _SWITCHES, _NOTHING = "everything", "switches", "nothing"
 _SNMP_V1, _V2C, _V3 = 0, 2, 3
 #: Octets: a string is another context for the library, and the notification is lost.
 _NO_CONTEXT: Final = b""
@@ -74,7 +78,7 @@ class Dispatcher(MsgAndPduDispatcher):  # type: ignore[misc]
 
 
 class Objects(AbstractMibInstrumController):  # type: ignore[misc]
-    """Answers GET, GETNEXT and GETBULK from the view of now; refuses SET."""
+    """Answers GET, GETNEXT and GETBULK from the view of now; refuses SET (see `writing.py`)."""
 
     def __init__(self, view: Callable[[], View]) -> None:
         """Read from what `view` returns."""
@@ -129,9 +133,17 @@ class Engine:
     """One SNMP engine on one address. Make it inside a running event loop."""
 
     def __init__(
-        self, settings: SnmpSettings, *, serial: str, boots: int, view: Callable[[], View]
+        self,
+        settings: SnmpSettings,
+        *,
+        serial: str,
+        boots: int,
+        view: Callable[[], View],
+        writable: Writable | None = None,
     ) -> None:
         """Listen; `boots` is how often this engine has been started, this one included.
+
+        What is `writable` v3 users may write; None for nothing.
 
         Raises CallpoolError `snmp_address` where the address cannot be listened on.
         """
@@ -156,7 +168,7 @@ class Engine:
                 "snmp_address", f"SNMP cannot listen on {settings.listen}: {error}"
             ) from error
         self._transport = transport
-        self._add_users(settings)
+        self._add_users(settings, writable)
         self._notifier = ntforg.NotificationOriginator()
         for number, target in enumerate(settings.targets):
             self._add_target(number, target, settings.community)
@@ -166,9 +178,11 @@ class Engine:
             cmdrsp.GetCommandResponder,
             cmdrsp.NextCommandResponder,
             cmdrsp.BulkCommandResponder,
-            cmdrsp.SetCommandResponder,
         ):
             responder(engine, here)
+        self._setting = SetResponder(engine, here, writable) if writable else None
+        if writable is None:
+            cmdrsp.SetCommandResponder(engine, here)
 
     async def listening(self) -> None:
         """Return once the address is listened on; raises CallpoolError `snmp_address`."""
@@ -180,22 +194,32 @@ class Engine:
     def _symbol(self, module: str, name: str) -> Any:
         return self._engine.get_mib_builder().import_symbols(module, name)[0]
 
-    def _add_users(self, settings: SnmpSettings) -> None:
+    def _add_users(self, settings: SnmpSettings, writable: Writable | None) -> None:
+        """Let v3 users read all and write the switches, and the community read."""
+        engine = self._engine
+        config.add_context(engine, _NO_CONTEXT)
+        config.add_vacm_view(engine, _EVERYTHING, "included", _ALL, b"")
+        # Named and made: to the library a view that is not there is one that includes all.
+        config.add_vacm_view(engine, _NOTHING, "excluded", _ALL, b"")
+        for oid in writable.oids if writable else ():
+            config.add_vacm_view(engine, _SWITCHES, "included", oid, b"")
+        for model, level, group, write in (
+            (_V3, _AUTH_PRIV, "users", _SWITCHES if writable else _NOTHING),
+            (_V2C, _NO_AUTH, "communities", _NOTHING),
+        ):
+            config.add_vacm_access(
+                engine, group, _NO_CONTEXT, model, level, "exact", _EVERYTHING, write, _EVERYTHING
+            )
         for user in settings.users:
             config.add_v3_user(
-                self._engine, user.name,
+                engine, user.name,
                 config.USM_AUTH_HMAC192_SHA256, user.auth_secret,
                 config.USM_PRIV_CFB128_AES, user.privacy_secret,
             )  # fmt: skip
-            config.add_vacm_user(
-                self._engine, _V3, user.name, "authPriv", readSubTree=_ALL, notifySubTree=_ALL
-            )
+            config.add_vacm_group(engine, "users", _V3, user.name)
         if settings.community:
-            config.add_v1_system(self._engine, "community", settings.community)
-            config.add_vacm_user(
-                self._engine, _V2C, "community", "noAuthNoPriv",
-                readSubTree=_ALL, notifySubTree=_ALL,
-            )  # fmt: skip
+            config.add_v1_system(engine, "community", settings.community)
+            config.add_vacm_group(engine, "communities", _V2C, "community")
 
     def _add_target(self, number: int, target: Target, community: str) -> None:
         address, port = ip_address(target.address)
@@ -243,5 +267,7 @@ class Engine:
         return found
 
     def close(self) -> None:
-        """Stop listening."""
+        """Stop listening; a change that is being written is made, but not answered."""
+        if self._setting is not None:
+            self._setting.give_up()
         self._engine.close_dispatcher()

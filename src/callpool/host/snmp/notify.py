@@ -163,6 +163,12 @@ class Receiver:
         self._waiting.append(notification)
         self._more.set()
 
+    def drop(self, unwanted: Callable[[str], bool]) -> None:
+        """Drop what waits and is `unwanted`, by the notification's OID."""
+        kept = [n for n in self._waiting if not unwanted(str(n[1][1]))]
+        self._waiting.clear()
+        self._waiting.extend(kept)
+
     @property
     def waiting(self) -> int:
         """How many notifications wait."""

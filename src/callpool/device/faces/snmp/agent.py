@@ -14,8 +14,10 @@ import structlog
 from callpool.device.alarm_book import AlarmReport
 from callpool.device.control import ask
 from callpool.device.faces.reader import PATIENCE, Reader
+from callpool.device.faces.snmp.smart_face import SmartFace, SmartKept
 from callpool.device.faces.snmp.tree import alarm_objects, license_objects, system_objects
 from callpool.device.settings import Layout
+from callpool.device.smart_switches import SmartNotices
 from callpool.device.status import Status
 from callpool.host.files import write_durably
 from callpool.host.snmp import notify
@@ -43,6 +45,7 @@ class Kept(msgspec.Struct, frozen=True, kw_only=True):
     #: The last restart that they were told of as asked for, and as done.
     asked: float = 0.0
     done: float = 0.0
+    smart: SmartKept = SmartKept()
 
 
 class SnmpAgent:
@@ -55,6 +58,7 @@ class SnmpAgent:
         self._began = time.monotonic()
         self._kept = self._load()
         self._receivers: list[Receiver] = []
+        self._smart = SmartFace(layout, self._kept.smart, self._receivers)
         self._told_start = False
 
     def _load(self) -> Kept:
@@ -77,7 +81,11 @@ class SnmpAgent:
         self._keep(msgspec.structs.replace(self._kept, boots=self._kept.boots + 1))
         serial = self._layout.load().serial
         engine = Engine(
-            self._settings, serial=serial, boots=self._kept.boots, view=lambda: self._view
+            self._settings,
+            serial=serial,
+            boots=self._kept.boots,
+            view=lambda: self._view,
+            writable=self._smart.writable,
         )
         tasks: list[asyncio.Task[None]] = []
         try:
@@ -88,7 +96,7 @@ class SnmpAgent:
                 tasks.append(asyncio.create_task(receiver.run()))
             while True:
                 with contextlib.suppress(CallpoolError):  # the core is away: it will be back
-                    await self._look(engine, serial)
+                    await self._look(engine)
                 for task in tasks:
                     if task.done():
                         task.result()  # a defect is not hidden: the faces end and say it
@@ -99,14 +107,15 @@ class SnmpAgent:
             await asyncio.gather(*tasks, return_exceptions=True)
             engine.close()
 
-    async def _look(self, engine: Engine, serial: str) -> None:
+    async def _look(self, engine: Engine) -> None:
         status = await self._reader.status()
         told = await asyncio.to_thread(
             ask, self._layout.control, "alarms", after=0, timeout=PATIENCE
         )
         report = msgspec.convert(told, AlarmReport)
+        notices = await self._smart.look(status)
         self._refresh(engine, status, report)
-        self._tell(report, serial)
+        self._tell(report, status, notices)
 
     def _refresh(self, engine: Engine, status: Status, report: AlarmReport) -> None:
         now, uptime = report.started + report.uptime, self._uptime()
@@ -125,11 +134,13 @@ class SnmpAgent:
                 **engine.own_objects(),
                 **license_objects(status),
                 **alarm_objects(report, uptime_at),
+                **self._smart.objects(status, uptime=report.uptime),
             }
         )
 
-    def _tell(self, report: AlarmReport, serial: str) -> None:
+    def _tell(self, report: AlarmReport, status: Status, notices: SmartNotices | None) -> None:
         """Queue what has happened since the last look, the start first."""
+        serial = status.serial
         kept, uptime = self._kept, self._uptime()
         notifications: list[VarBinds] = []
         if kept.core != report.started:
@@ -152,11 +163,18 @@ class SnmpAgent:
         ]
         if done != kept.done and done >= asked > 0.0:
             notifications.append(notify.started(done, serial=serial, uptime=uptime))
+        if notices is not None:
+            notifications += [s.varbinds(uptime) for s in self._smart.tell(status, notices)]
         for notification in notifications:
             for receiver in self._receivers:
                 receiver.put(notification)
         new = msgspec.structs.replace(
-            kept, core=report.started, told=report.sequence, asked=asked, done=done
+            kept,
+            core=report.started,
+            told=report.sequence,
+            asked=asked,
+            done=done,
+            smart=self._smart.kept,
         )
         if new != kept:
             self._keep(new)
