@@ -76,7 +76,7 @@ def test_days_of_calls_tell_who_is_short_and_who_can_spare(make_lab: LabMaker) -
         told = 2 * (day + 1)
 
         def reported(told: int = told) -> bool:
-            return int(row(usage(lab), "sbc-b")["refused"]) >= told
+            return int(row(lab.call("GET", "/usage/advice"), "sbc-b")["refused"]) >= told
 
         wait_for("the day's refusals to be reported", reported, seconds=60)
         command(lab, "lab", "clock", "advance", "1d", "--dir", str(lab.directory))
@@ -84,7 +84,8 @@ def test_days_of_calls_tell_who_is_short_and_who_can_spare(make_lab: LabMaker) -
     command(lab, "lab", "clock", "advance", "6m", "--dir", str(lab.directory))
 
     def settled() -> bool:
-        return float(row(usage(lab), "sbc-a")["last"] or 0) > now + DAYS * 86_400 - 7200
+        last = row(lab.call("GET", "/usage/advice"), "sbc-a")["last"]
+        return float(last or 0) > now + DAYS * 86_400 - 7200
 
     wait_for("the last report", settled, seconds=60)
     found = usage(lab, "--since", "30d", "--by", "hour")

@@ -152,12 +152,12 @@ class Builder:
         directory = self.root / "manager"
         port = self.port()
         hostile = f"https://localhost:{self.port()}"
-        self.callpool(
+        made = self.callpool(
             "manager", "init", "--dir", str(directory), "--listen", f"127.0.0.1:{port}",
             "--vendor-key", vendor.public_key_file, "--lab-clock", str(self.clock),
             "--url", hostile, *self.plan.manager_options,
         )  # fmt: skip
-        product_key = self.callpool("manager", "product-key", "--dir", str(directory)).strip()
+        product_key = made.partition("Product key: ")[2].split()[0]
         self.start("manager", (*_CALLPOOL, "manager", "run", "--dir", str(directory)))
         entry = ManagerEntry(
             url=f"https://localhost:{port}",

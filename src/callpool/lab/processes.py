@@ -19,13 +19,22 @@ from callpool.licensing.errors import CallpoolError
 _CHILDREN: Final[dict[int, subprocess.Popen[bytes]]] = {}
 
 
+def pause(waited: float) -> float:
+    """Return how long to wait, in seconds, before one looks again after having `waited` so long.
+
+    A look costs those who are looked at the time in which they would get there.
+    """
+    return min(0.25, max(0.02, waited / 10))
+
+
 def wait_for(what: str, condition: Callable[[], bool], *, seconds: float) -> None:
-    """Await `condition`, looked at every 20 ms; raises CallpoolError `timed_out`."""
-    deadline = time.monotonic() + seconds
+    """Await `condition`, looked at every `pause`; raises CallpoolError `timed_out`."""
+    began = time.monotonic()
     while not condition():
-        if time.monotonic() >= deadline:
+        waited = time.monotonic() - began
+        if waited >= seconds:
             raise CallpoolError("timed_out", f"Waited {seconds:g} seconds in vain for {what}.")
-        time.sleep(0.02)
+        time.sleep(pause(waited))
 
 
 def spawn(

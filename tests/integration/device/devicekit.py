@@ -22,6 +22,7 @@ from callpool.device.control import ask
 from callpool.device.settings import Layout
 from callpool.host.clock import LabClock, SystemClock
 from callpool.host.ports import free_port
+from callpool.lab.processes import pause
 from callpool.licensing.capacity import Capacity
 from callpool.licensing.errors import CallpoolError
 from callpool.manager.client import Connection, ManagerClient
@@ -57,13 +58,14 @@ DEADLINE = 60.0
 
 def eventually(condition: Callable[[], Any], *, within: float = DEADLINE) -> Any:
     """Return the first true value of `condition`; fail after `within` seconds."""
-    end = time.monotonic() + within
+    began = time.monotonic()
     while True:
         value = condition()
         if value:
             return value
-        assert time.monotonic() < end, "the condition did not come true in time"
-        time.sleep(0.02)
+        waited = time.monotonic() - began
+        assert waited < within, "the condition did not come true in time"
+        time.sleep(pause(waited))
 
 
 class Process:

@@ -163,7 +163,7 @@ def test_the_whole_life_is_told_in_order_and_served_as_it_is() -> None:
         assert (lab.sla("4.0"), lab.usp("6.0")) == ("2", "1")
 
         # The one that was away has all of it, in the same order.
-        eventually(lambda: lab.heard(lab.down) == lab.heard())
+        eventually(lambda: lab.heard(lab.down) == lab.heard(), within=200)
 
 
 @pytest.fixture(scope="module")

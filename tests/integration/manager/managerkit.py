@@ -21,6 +21,7 @@ from cryptography import x509
 from cryptography.hazmat.primitives.serialization import Encoding
 from cryptography.x509.oid import NameOID
 
+from callpool.lab.processes import pause
 from callpool.licensing.capacity import Capacity
 from callpool.licensing.order import PurchaseOrder
 from callpool.manager.core import Manager
@@ -62,13 +63,14 @@ POOL = (
 
 def eventually(condition: Callable[[], Any], *, within: float = 60.0) -> Any:
     """Return the first true value of `condition`; fail after `within` seconds."""
-    end = time.monotonic() + within
+    began = time.monotonic()
     while True:
         value = condition()
         if value:
             return value
-        assert time.monotonic() < end, "the condition did not come true"
-        time.sleep(0.01)
+        waited = time.monotonic() - began
+        assert waited < within, "the condition did not come true"
+        time.sleep(pause(waited))
 
 
 class Site:
