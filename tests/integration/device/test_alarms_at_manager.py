@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 from devicekit import Device, Site, call, command, eventually, site
 from snmpkit import ACTIVE, AUTH, PRIVACY, TRAPS, USER, V3, Snmp
+from syslogkit import Rsyslog, form, own
 
 from callpool.host.ports import free_port
 from callpool.host.snmp.engine import engine_id
@@ -117,6 +118,60 @@ def test_alarms_come_by_contact_soon_and_by_trap_are_the_same_alarms(alone: Site
     eventually(lambda: manager.course("SN-a", "106") == course)
 
 
+def test_alarms_are_forwarded_by_syslog_over_tls_in_order_and_later_where_it_was_down(
+    alone: Site, tmp_path: Path
+) -> None:
+    rsyslog = Rsyslog(tmp_path / "rsyslog")
+    try:
+        device = alone.device("a")
+        targets = [
+            rsyslog.target("tls"),
+            {"address": f"127.0.0.1:{free_port()}", "transport": "tcp"},
+        ]
+        subprocess.run(
+            command("manager", "syslog", "set", "-", "--dir", alone.manager_directory),
+            input=json.dumps({"targets": targets}), text=True, check=True, timeout=60,
+        )  # fmt: skip
+
+        def links() -> list[dict[str, Any]]:
+            found: list[dict[str, Any]] = alone.client.call("GET", "/alarms/links")["targets"]
+            return found
+
+        eventually(lambda: len(links()) == 2)
+        device.start()
+        eventually(device.connected)
+        alone.allocate("a", sbc_sessions=10)
+        eventually(lambda: rsyslog.alarms("tls") == [("RAISE-ALARM", "major", "restart_pending")])
+        told = rsyslog.got("tls")[0]
+        assert (told["hostname"], told["app"]) == ("a", "callpool-manager")
+        assert told["severity"] == "2", "major is critical (RFC 5674)"
+        assert own(told)["serial"] == "SN-a"
+        assert own(told)["device"] == "a"
+        assert own(told)["tenant"] == "default"
+        assert own(told)["transition"] == "raised"
+        assert form(told["text"])["name"] == "acLicensePoolApplicationAlarm"
+        rsyslog.stop()
+        device.ask("restart", save=True)
+        eventually(lambda: "restart_pending" not in device.alarms())
+        alone.allocate("a", sbc_sessions=20)
+        eventually(lambda: len(alone.client.call("GET", "/alarms/history")["events"]) == 3)
+        rsyslog.start()
+        wanted = [
+            ("RAISE-ALARM", "major", "restart_pending"),
+            ("CLEAR-ALARM", "cleared", "restart_pending"),
+            ("RAISE-ALARM", "major", "restart_pending"),
+        ]
+        eventually(lambda: rsyslog.alarms("tls") == wanted)
+        # The target that nobody listens at has delayed none of it, and says so.
+        down = eventually(lambda: [t for t in links() if t["failure"]])
+        assert [t["name"].split()[1] for t in down] == ["tcp"]
+        shown = call("manager", "syslog", "show", "--dir", alone.manager_directory)
+        assert rsyslog.address("tls") in shown
+        call("manager", "syslog", "off", "--dir", alone.manager_directory)
+    finally:
+        rsyslog.stop()
+
+
 def test_a_device_that_cannot_be_heard_is_asked_for_its_table(alone: Site) -> None:
     manager = Manager(alone)
     device = alone.device("a")
@@ -125,6 +180,7 @@ def test_a_device_that_cannot_be_heard_is_asked_for_its_table(alone: Site) -> No
     )
     device.start()
     eventually(device.connected)
+    eventually(snmp.answers)
     # Its identity is void: it can say nothing by the protocol, and nobody hears its trap.
     alone.client.call("POST", "/units/SN-a/unlock")
     device.ask("pull")
