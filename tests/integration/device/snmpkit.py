@@ -169,15 +169,16 @@ class TrapReceiver:
         self._words = [
             "env", f"SNMPCONFPATH={home}:{home}/state", f"SNMP_PERSISTENT_DIR={home}/state",
             *(f"{name}={value}" for name, value in mibs.items()),
-            "snmptrapd", "-f", "-n", "-Lf", str(self._log), *(() if named else ("-OnQe",)),
+            "snmptrapd", "-f", "-n", "-A", "-Lf", str(self._log), *(() if named else ("-OnQe",)),
             "-F", r"NOTIFY %P|%v\n", f"udp:{self.address}",
         ]  # fmt: skip
         self._process: Process | None = None
         self.start()
 
     def start(self) -> None:
+        before = self._text().count("NET-SNMP version")
         self._process = Process(self._words, self._home / "snmptrapd.out")
-        eventually(lambda: "NET-SNMP version" in self._text())
+        eventually(lambda: self._text().count("NET-SNMP version") > before)
 
     def _text(self) -> str:
         return self._log.read_text(errors="replace") if self._log.exists() else ""
