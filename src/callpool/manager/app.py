@@ -10,6 +10,7 @@ import socket
 import sys
 import time
 from collections.abc import AsyncIterator
+from functools import partial
 from typing import Any, Final
 
 import uvicorn
@@ -133,11 +134,13 @@ async def _look(manager: Manager) -> None:
     """Look at what is wrong again and again: the manager's own alarms."""
     own = OwnAlarms(manager)
     while True:
+        began = time.monotonic()
         try:
-            await in_thread(lambda: own.look(time.monotonic()))
+            await in_thread(partial(own.look, began))
         except CallpoolError as error:
             _log.warning("%s", error.sentence)
-        await asyncio.sleep(_LOOK)
+        # Where there is much to look at, it is looked at less often.
+        await asyncio.sleep(max(_LOOK, 10 * (time.monotonic() - began)))
 
 
 class Server(uvicorn.Server):

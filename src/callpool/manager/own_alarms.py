@@ -8,15 +8,17 @@ certificates, disks, targets that are down, the authority's alerts. The same cor
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import Final
+from functools import partial
+from typing import Final, TypeVar
 
 import msgspec
 from cryptography import x509
 
 from callpool.licensing import manager_alarm_table as table
+from callpool.licensing.alarm_feed import NO_NUMBER
 from callpool.licensing.alarm_table import Severity
 from callpool.licensing.alarms import AlarmLog, Event
 from callpool.licensing.errors import CallpoolError
@@ -51,6 +53,10 @@ ABOUT_UNIT: Final = "manager"
 RECEIVER: Final = "receiver"
 #: Real seconds between two looks at files and disks.
 MACHINE_EVERY: Final = 60.0
+#: Alarms that one transaction raises or clears at most.
+AT_ONCE: Final = 50
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True, order=True)
@@ -84,9 +90,13 @@ def silent_after(settings: Settings) -> float:
     return usual + 2 * settings.retry_seconds
 
 
-def conditions(tx: Tx, now: float, settings: Settings) -> Iterator[Condition]:
-    """Return what the database says is wrong at `now`."""
-    yield from _units(tx, now, settings)
+def conditions(tx: Tx, now: float, settings: Settings, began: float) -> Iterator[Condition]:
+    """Return what the database says is wrong at `now`; the manager has run since `began`.
+
+    A manager that was down itself lets its devices call first: until they could have, no device
+    becomes silent by it.
+    """
+    yield from _units(tx, now, settings, new=began <= now - silent_after(settings))
     yield from _orders(tx, now)
     for r in tx.rows(
         "SELECT r.asked_at, u.serial FROM request r JOIN unit u ON u.device_id = r.device_id"
@@ -110,16 +120,23 @@ def conditions(tx: Tx, now: float, settings: Settings) -> Iterator[Condition]:
         yield condition(code, r["message"], about=f"{r['kind']} {r['about']}")
 
 
-def _units(tx: Tx, now: float, settings: Settings) -> Iterator[Condition]:
+def _units(tx: Tx, now: float, settings: Settings, *, new: bool) -> Iterator[Condition]:
+    """Return what is wrong with units; without `new` those are silent that were before."""
     listed = (
-        "SELECT u.* FROM unit u JOIN device d ON d.device_id = u.device_id"
+        "SELECT u.serial, u.last_contact, u.leased, u.lease_end, u.report FROM unit u"
+        " JOIN device d ON d.device_id = u.device_id"
         " WHERE u.state = 'active' AND d.removed_at IS NULL"
     )
     for unit in tx.rows(f"{listed} AND u.locked IS NOT NULL"):
         yield condition(table.UNIT_LOCKED, serial=unit["serial"])
     within = min(_DAY, settings.lease_seconds * LEASE_SHARE)
-    since = now - silent_after(settings)
-    for unit in tx.rows(f"{listed} AND u.kid IS NOT NULL AND u.last_contact < :since", since=since):
+    for unit in tx.rows(
+        f"{listed} AND u.kid IS NOT NULL AND u.last_contact < :since"  # noqa: S608  our own words
+        " AND (:new OR EXISTS (SELECT 1 FROM alarm a WHERE a.serial = u.serial AND a.oid = :oid))",
+        since=now - silent_after(settings),
+        new=new,
+        oid=MANAGER_DEFINITIONS[table.DEVICE_SILENT].oid,
+    ):
         if is_reset(unit):
             continue
         last, serial = unit["last_contact"], unit["serial"]
@@ -231,6 +248,7 @@ class OwnAlarms:
     def __init__(self, manager: Manager) -> None:
         """Look at `manager`; nothing is read yet."""
         self._manager = manager
+        self._began = manager.clock.now().wall
         self._machine: list[Condition] = []
         self._machine_at = -MACHINE_EVERY
 
@@ -245,32 +263,44 @@ class OwnAlarms:
             self._machine = machine_conditions(manager.layout, manager.settings, wall)
             self._machine_at = real
         now = manager.clock.now().wall
+        machine = list(self._machine)
+        if manager.journal_trouble:
+            text = manager.journal_trouble
+            machine.append(condition(table.JOURNAL_UNUSABLE, text, about="grant journal"))
 
-        def wrong(tx: Tx) -> list[Condition]:
-            found = [*conditions(tx, now, manager.settings), *self._machine]
-            if manager.journal_trouble:
-                text = manager.journal_trouble
-                found.append(condition(table.JOURNAL_UNUSABLE, text, about="grant journal"))
-            return found
+        def read(tx: Tx) -> tuple[list[tuple[Subject, Event]], list[Row], bool]:
+            found = [*conditions(tx, now, manager.settings, self._began), *machine]
+            return transitions(tx, found, now), _left(tx), expected_is_over(tx, now)
 
-        def differs(tx: Tx) -> bool:
-            told = transitions(tx, wrong(tx), now)
-            return bool(told or _left(tx)) or expected_is_over(tx, now)
+        told, left, over = manager.database.read(read)
+        if over:
+            self._change(end_expected)
+        # In pieces: where many devices fall silent at once, contacts come in between.
+        for rows in _pieces(left):
+            self._change(partial(_clear_all, rows=rows))
+        for events in _pieces(told):
+            self._change(partial(_take_all, events=events))
+        return bool(told or left or over)
 
-        if not manager.database.read(differs):
-            return False
-
-        def work(change: Change) -> None:
-            end_expected(change)
-            for row in _left(change.tx):
-                clear(change, row, MANAGER, at=change.now)
-            for (serial, about), event in transitions(change.tx, wrong(change.tx), now):
-                heard = msgspec.structs.replace(heard_from(event), about=about, unique=-1)
-                take(change, serial, heard, MANAGER)
-
+    def _change(self, work: Callable[[Change], None]) -> None:
         try:
-            manager.change(CLOCK, "", work)
+            self._manager.change(CLOCK, "", work)
         except CallpoolError as error:
             if error.code != "grant_journal_unusable":
                 raise  # else the change stands, and this is what it is about
-        return True
+
+
+def _pieces(items: list[T]) -> Iterator[list[T]]:
+    for at in range(0, len(items), AT_ONCE):
+        yield items[at : at + AT_ONCE]
+
+
+def _clear_all(change: Change, rows: list[Row]) -> None:
+    for row in rows:
+        clear(change, row, MANAGER, at=change.now)
+
+
+def _take_all(change: Change, events: list[tuple[Subject, Event]]) -> None:
+    for (serial, about), event in events:
+        heard = msgspec.structs.replace(heard_from(event), about=about, unique=NO_NUMBER)
+        take(change, serial, heard, MANAGER)

@@ -15,7 +15,7 @@ from poolmodel import DAY, LEASE, START, Model
 
 from callpool.licensing.alarm_table import POOL_INFRASTRUCTURE, Severity
 from callpool.licensing.alarms import Event
-from callpool.manager import alarm_views, alarms, inventory, requests
+from callpool.manager import alarm_views, alarms, inventory, own_alarms, requests
 from callpool.manager.alarm_report import heard_from
 from callpool.manager.alarm_views import ActiveQuery
 from callpool.manager.authority_alerts import EXPIRED, MINOR, clear_alert, raise_alert
@@ -35,7 +35,9 @@ def model() -> Iterator[Model]:
 
 def look(model: Model) -> set[tuple[str, str, str]]:
     """(serial, gravest condition, severity) of what is active after a look."""
-    OwnAlarms(model.manager).look(0.0)
+    own = OwnAlarms(model.manager)
+    own._began = 0.0  # long since
+    own.look(0.0)
     active = model.manager.database.read(
         lambda tx: alarm_views.active(tx, ActiveQuery(limit=1_000))
     )["alarms"]
@@ -75,6 +77,52 @@ def test_a_silent_device_is_alarmed_graver_before_its_lease_ends_and_cleared_by_
     assert look(model) == {("A1", "unit_lease_ends", "critical")}
     model.poll("A1")
     assert look(model) == set()
+
+
+def test_a_manager_that_was_down_lets_its_devices_call_before_they_count_as_silent(
+    model: Model,
+) -> None:
+    def codes_after(own: OwnAlarms) -> list[str]:
+        own.look(0.0)
+        found = model.manager.database.read(lambda tx: alarm_views.active(tx, AlarmQuery()))
+        return [a["codes"][0] for a in found["alarms"]]
+
+    model.clock.advance(3_000)
+    anew = OwnAlarms(model.manager)
+    assert codes_after(anew) == []
+    model.clock.advance(300 + 2 * 900)
+    assert codes_after(anew) == ["device_silent"]
+    # What was alarmed before stays so over another restart, until it calls.
+    assert codes_after(OwnAlarms(model.manager)) == ["device_silent"]
+    model.poll("A1")
+    assert codes_after(OwnAlarms(model.manager)) == []
+
+
+def test_where_many_fall_silent_at_once_no_transaction_is_long(
+    model: Model, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(own_alarms, "AT_ONCE", 3)
+    for number in range(8):
+        model.add(f"m{number}", f"M{number}")
+        model.poll(f"M{number}")
+    model.clock.advance(3_000)
+    sizes = []
+    change = model.manager.change
+
+    def counted(who: str, source: str, work: Any) -> Any:
+        before = count(model)
+        done = change(who, source, work)
+        sizes.append(count(model) - before)
+        return done
+
+    monkeypatch.setattr(model.manager, "change", counted)
+    look(model)
+    assert sizes == [3, 3, 3]
+
+
+def count(model: Model) -> int:
+    read = model.manager.database.read
+    return int(read(lambda tx: tx.value("SELECT count(*) FROM alarm_event")))
 
 
 def test_a_removed_device_leaves_no_alarm(model: Model) -> None:
