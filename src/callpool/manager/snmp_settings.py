@@ -156,6 +156,14 @@ class StationSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_
         return f"StationSettings({self.listen})"
 
     @property
+    def asks(self) -> bool:
+        """Whether any device is asked for its alarms."""
+        known = any(d.address for d in self.devices)
+        return bool(
+            self.ask_user or any(d.ask_user for d in self.devices) or (self.community and known)
+        )
+
+    @property
     def bound_to(self) -> str:
         """Where the engine listens, for answers at least."""
         if self.listen:

@@ -84,7 +84,7 @@ def test_a_manager_that_was_down_lets_its_devices_call_before_they_count_as_sile
 ) -> None:
     def codes_after(own: OwnAlarms) -> list[str]:
         own.look(0.0)
-        found = model.manager.database.read(lambda tx: alarm_views.active(tx, AlarmQuery()))
+        found = model.manager.database.read(lambda tx: alarm_views.active(tx, ActiveQuery()))
         return [a["codes"][0] for a in found["alarms"]]
 
     model.clock.advance(3_000)

@@ -87,12 +87,16 @@ class AlarmProcess:
             inventory = Inventory(settings)
             await self._refresh(inventory)
             descriptions = {d.serial: d.description for d in settings.devices}
-            # What is sent goes by an engine of its own: a flood of what comes in delays no answer.
-            teller = self._station(
-                settings, inventory, receives=False, received=lambda received: None,
-                limiter=Limiter(ALL, ALL),
-            )  # fmt: skip
-            await teller.listening()
+            if settings.targets or settings.asks:
+                # By an engine of its own: a flood of what comes in delays no answer.
+                teller = self._station(
+                    settings,
+                    inventory,
+                    receives=False,
+                    received=lambda received: None,
+                    limiter=Limiter(ALL, ALL),
+                )
+                await teller.listening()
             if settings.listen:
                 jobs.append(self._receiving(settings, inventory, teller))
         forwarders, beside = targets_of(
@@ -124,7 +128,7 @@ class AlarmProcess:
             inventory.refresh(await asyncio.to_thread(self._manager.database.read, listed))
 
     async def _receiving(
-        self, settings: StationSettings, inventory: Inventory, teller: Station
+        self, settings: StationSettings, inventory: Inventory, teller: Station | None
     ) -> None:
         walks = Walks(self._manager, settings, inventory, teller)
         intake = Intake(self._manager, settings, inventory, begun=walks.want)

@@ -50,9 +50,13 @@ class Walks:
     """Which devices are to be asked, and when."""
 
     def __init__(
-        self, manager: Manager, settings: StationSettings, inventory: Inventory, station: Station
+        self,
+        manager: Manager,
+        settings: StationSettings,
+        inventory: Inventory,
+        station: Station | None,
     ) -> None:
-        """Ask through `station`."""
+        """Ask through `station`; without one nobody is asked."""
         self._manager, self._settings = manager, settings
         self._inventory, self._station = inventory, station
         self._prefixes = tuple(oid_of(p) for p in settings.prefixes)
@@ -82,6 +86,8 @@ class Walks:
                 self.want(serial)
 
     def _where(self, serial: str, received: Received | None) -> tuple[tuple[str, int], str] | None:
+        if self._station is None:
+            return None
         entry = self._inventory.entry(serial)
         user = entry.ask_user or self._settings.ask_user
         if entry.address:
@@ -113,6 +119,7 @@ class Walks:
     async def _ask(self, serial: str, due: _Due) -> None:
         began = self._manager.clock.now().wall
         self._asked[serial] = time.monotonic()
+        assert self._station is not None  # nobody is due without it
         try:
             found = await self._station.walk(due.address, due.user, ACTIVE, MOST_ACTIVE * _COLUMNS)
             listed = read_table(found, self._prefixes, began)
