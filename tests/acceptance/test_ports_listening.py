@@ -30,6 +30,9 @@ from callpool.lab.fleet import Plan
 from callpool.lab.handle import LabHandle
 from callpool.lab.processes import wait_for
 from callpool.licensing.errors import CallpoolError
+from callpool.manager.settings import Layout as ManagerLayout
+from callpool.manager.snmp_settings import StationSettings
+from callpool.manager.snmp_settings import read_settings as station_settings
 
 DOC = Path(__file__).parents[2] / "docs" / "operations.md"
 
@@ -80,12 +83,19 @@ ROWS: Mapping[tuple[int, str], Callable[[LabHandle], set[Listening]]] = {
     (5060, "device"): _sip,
     (8443, "device"): lambda lab: {at("device", "TCP", Layout(device(lab)).load().pages)},
     (22, "device"): lambda lab: {at("device", "TCP", lab.device("sbc-a").ssh)},
+    (162, "manager"): lambda lab: {
+        at("manager", "UDP", station_settings(manager(lab).snmp, StationSettings).listen)
+    },
     (161, "device"): lambda lab: {
         at("device", "UDP", read_settings(Layout(device(lab)).snmp).listen)
     },
 }
 #: Who is not ours: what these listen on is no socket of this lab.
-OUTSIDE = {"network operations centre"}
+OUTSIDE = {"network operations centre", "log collector"}
+
+
+def manager(lab: LabHandle) -> ManagerLayout:
+    return ManagerLayout(Path(lab.lab.manager.directory))
 
 
 def device(lab: LabHandle) -> Path:
@@ -160,7 +170,7 @@ def lab(make_lab: LabMaker, tmp_path: Path) -> LabHandle:
          "-nodes", "-days", "2", "-subj", "/CN=localhost", "-keyout", key, "-out", certificate],
         capture_output=True, check=True,
     )  # fmt: skip
-    sip, tls, snmp = free_port(), free_port(), free_port()
+    sip, tls, snmp, traps = (free_port() for _ in range(4))
     listen = [f"udp:127.0.0.1:{sip}", f"tcp:127.0.0.1:{sip}", f"tls:127.0.0.1:{tls}"]
     gate = (
         ("listen", listen),
@@ -172,6 +182,15 @@ def lab(make_lab: LabMaker, tmp_path: Path) -> LabHandle:
     subprocess.run(
         [sys.executable, "-m", "callpool", "device", "snmp", "set", "-", "--dir", device(made)],
         input=json.dumps(settings), text=True, check=True, capture_output=True,
+    )  # fmt: skip
+    station = {
+        "listen": f"127.0.0.1:{traps}",
+        "users": [{"name": "t", "auth_secret": "only-for-this", "privacy_secret": "only-for-this"}],
+    }
+    subprocess.run(
+        [sys.executable, "-m", "callpool", "manager", "snmp", "set", "-", "--dir",
+         made.lab.manager.directory],
+        input=json.dumps(station), text=True, check=True, capture_output=True,
     )  # fmt: skip
     made.ask("sbc-a", "stop")
     wait_for("the device to stop", lambda: not made.alive("sbc-a"), seconds=60)

@@ -235,9 +235,9 @@ def transitions(tx: Tx, found: list[Condition], now: float) -> list[tuple[Subjec
 def _left(tx: Tx) -> list[Row]:
     """Return what is active of units that have left the inventory: nobody will clear it."""
     return tx.rows(
-        "SELECT a.* FROM alarm a JOIN unit u ON u.serial = a.serial"
-        " JOIN device d ON d.device_id = u.device_id"
-        " WHERE a.source <> :own AND (u.state <> 'active' OR d.removed_at IS NOT NULL)",
+        "SELECT a.* FROM alarm a WHERE a.source <> :own AND NOT EXISTS (SELECT 1 FROM unit u"
+        " JOIN device d ON d.device_id = u.device_id WHERE u.serial = a.serial"
+        " AND u.state = 'active' AND d.removed_at IS NULL)",
         own=MANAGER,
     )
 

@@ -97,17 +97,9 @@ def upgrade() -> None:
     # How far a unit's alarm log was taken, and which log that was.
     op.add_column("unit", sa.Column("alarm_log", sa.Text, nullable=False, server_default=""))
     op.add_column("unit", sa.Column("alarm_taken", sa.Integer, nullable=False, server_default="0"))
-    op.create_index(
-        "unit_locked",
-        "unit",
-        ["locked"],
-        sqlite_where=sa.text("locked IS NOT NULL"),
-        postgresql_where=sa.text("locked IS NOT NULL"),
-    )
 
 
 def downgrade() -> None:
-    op.drop_index("unit_locked", "unit")
     op.drop_column("unit", "alarm_taken")
     op.drop_column("unit", "alarm_log")
     for table in ("alarm_target", "alarm_expected", "alarm_event", "alarm"):
