@@ -277,6 +277,17 @@ def test_an_address_that_is_taken_is_alarmed_and_tried_again(
             eventually(lambda: [a for a in made.active() if a["codes"] == ["receiver_down"]])
         ready(made)
         eventually(lambda: made.active() == [])
+        # A file that somebody has edited by hand is alarmed as well, and nothing else suffers.
+        whole = made.site.layout.snmp.read_bytes()
+        made.site.layout.snmp.write_text("{torn")
+        eventually(lambda: made.site.sql(since))
+        made.advance(60)
+        (down,) = eventually(made.active)
+        assert down["codes"] == ["receiver_down"]
+        assert "snmp.json" in down["text"]
+        made.site.layout.snmp.write_bytes(whole)
+        eventually(lambda: made.active() == [], within=120)
+        ready(made)
         made.sender("S1").notify(106, 4, inform=True)
         assert made.told("S1") == {("106", "major")}
         began = time.monotonic()

@@ -44,10 +44,9 @@ _log = logging.getLogger(__name__)
 class AlarmProcess:
     """One manager's alarm process."""
 
-    def __init__(self, layout: Layout) -> None:
+    def __init__(self, layout: Layout, manager: Manager) -> None:
         """Read the settings; raises CallpoolError."""
-        self._layout = layout
-        self._manager = Manager(layout)
+        self._layout, self._manager = layout, manager
         self._snmp = read_settings(layout.snmp, StationSettings) if layout.snmp.exists() else None
         self._syslog = (
             read_settings(layout.syslog, SyslogSettings)
@@ -165,29 +164,12 @@ class AlarmProcess:
                 if not failed:
                     _log.error("%s", error.sentence)
                 failed = True
-                await self._receiver(error.sentence)
+                await asyncio.to_thread(note_receiver, self._manager, error.sentence)
                 await asyncio.sleep(_AGAIN)
                 continue
             if failed:
-                await self._receiver("")
+                await asyncio.to_thread(note_receiver, self._manager, "")
             return station
-
-    async def _receiver(self, failure: str) -> None:
-        now = self._manager.clock.now().wall
-
-        def work(tx: Tx) -> None:
-            if not failure:
-                tx.run("DELETE FROM alarm_target WHERE name = :name", name=RECEIVER)
-                return
-            tx.run(
-                "INSERT INTO alarm_target (name, told, failing_since, failure)"
-                " VALUES (:name, 0, :now, :failure) ON CONFLICT (name) DO NOTHING",
-                name=RECEIVER,
-                now=now,
-                failure=failure,
-            )
-
-        await asyncio.to_thread(self._manager.database.write, work)
 
     async def _keeping(
         self, inventory: Inventory, station: Station, intake: Intake, walks: Walks
@@ -202,6 +184,26 @@ class AlarmProcess:
                 self._kept = kept
                 await asyncio.to_thread(self._keep)
             await asyncio.sleep(_REFRESH)
+
+
+def note_receiver(manager: Manager, failure: str) -> None:
+    """Keep why notifications cannot be received, empty where they can: the manager alarms it."""
+    now = manager.clock.now().wall
+
+    def work(tx: Tx) -> None:
+        tx.run("DELETE FROM alarm_target WHERE name = :name AND :failure = ''",
+               name=RECEIVER, failure=failure)  # fmt: skip
+        if failure:
+            tx.run(
+                "INSERT INTO alarm_target (name, told, failing_since, failure)"
+                " VALUES (:name, 0, :now, :failure)"
+                " ON CONFLICT (name) DO UPDATE SET failure = excluded.failure",
+                name=RECEIVER,
+                now=now,
+                failure=failure,
+            )
+
+    manager.database.write(work)
 
 
 def _any(settings: StationSettings) -> str:
@@ -234,9 +236,16 @@ async def _closed() -> None:
 async def _serve(layout: Layout) -> None:
     async def work() -> None:
         lock = await _alone(layout)
+        manager = Manager(layout)
         try:
-            await AlarmProcess(layout).run()
+            try:
+                process = AlarmProcess(layout, manager)
+            except CallpoolError as error:
+                note_receiver(manager, error.sentence)
+                raise
+            await process.run()
         finally:
+            manager.close()
             lock.close()
 
     tasks = [asyncio.create_task(_closed()), asyncio.create_task(work())]
@@ -252,7 +261,11 @@ def main() -> None:
     """Run the alarm process of the manager in the directory that is named."""
     logging.basicConfig(level=logging.WARNING, format="callpool alarms: %(message)s")
     os.nice(5)  # contacts come first
-    asyncio.run(_serve(Layout(Path(sys.argv[1]))))
+    try:
+        asyncio.run(_serve(Layout(Path(sys.argv[1]))))
+    except CallpoolError as error:
+        _log.error("%s", error.sentence)
+        sys.exit(1)
 
 
 if __name__ == "__main__":
