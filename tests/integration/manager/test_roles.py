@@ -15,6 +15,10 @@ from callpool.manager.roles import ROLES
 #: Letters of the roles that are let in: A administrator, L license operator, T tenant operator,
 #: V viewer, U auditor; `*` whoever asks, `-` a device that signs what it says.
 TABLE = {
+    ("GET", "/api/v1/alarms"): "ALVU",
+    ("GET", "/api/v1/alarms/history"): "ALVU",
+    ("GET", "/api/v1/alarms/links"): "ALVU",
+    ("POST", "/api/v1/alarms/{number}/acknowledge"): "AL",
     ("GET", "/api/v1/all-api-tokens"): "AU",
     ("DELETE", "/api/v1/all-api-tokens/{number}"): "A",
     ("GET", "/api/v1/api-tokens"): "ALTVU",
@@ -83,6 +87,7 @@ TABLE = {
     ("POST", "/device/v1/contact"): "-",
     ("POST", "/device/v1/enrol"): "-",
     ("POST", "/device/v1/hints"): "-",
+    ("GET", "/metrics"): "ALVU",
     ("POST", "/smart/v1/authorize"): "-",
     ("POST", "/smart/v1/deregister"): "-",
     ("POST", "/smart/v1/hints"): "-",
