@@ -109,20 +109,22 @@ def end_group(leader: ProcessId, argument: str, *, grace: float = 0.0, limit: fl
         with contextlib.suppress(ProcessLookupError):
             os.kill(leader.pid, signal.SIGTERM)
         _wait_gone(leader, argument, grace)
-    for pid in group_members(leader, argument):
-        with contextlib.suppress(ProcessLookupError):
-            os.kill(pid, signal.SIGKILL)
-    return _wait_gone(leader, argument, limit)
+    return _wait_gone(leader, argument, limit, kill=True)
 
 
-def _wait_gone(leader: ProcessId, argument: str, seconds: float) -> bool:
+def _wait_gone(leader: ProcessId, argument: str, seconds: float, *, kill: bool = False) -> bool:
     deadline = time.monotonic() + seconds
     while True:
         # Our own dead child counts as gone once it is reaped.
         with contextlib.suppress(ChildProcessError, OSError):
             os.waitpid(leader.pid, os.WNOHANG)
-        if not group_members(leader, argument):
+        members = group_members(leader, argument)
+        if not members:
             return True
+        # Each time: whoever was forked after the last look has not been killed yet.
+        for pid in members if kill else ():
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
         if time.monotonic() >= deadline:
             return False
         time.sleep(0.005)

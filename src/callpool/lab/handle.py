@@ -176,8 +176,11 @@ class LabHandle:
         stop(self.process(name), grace=10.0)
 
     def kill_kamailio(self, name: str) -> None:
-        """Kill the main process of a device's Kamailio (-9)."""
-        os.kill(self.kamailio_pid(name), signal.SIGKILL)
+        """Kill the main process of a device's Kamailio (-9); CallpoolError `no_kamailio`."""
+        pid = self.kamailio_pid(name)
+        if not pid:  # to signal 0 is to signal everybody in the caller's own group
+            raise CallpoolError("no_kamailio", f"{name} has no Kamailio at the moment.")
+        os.kill(pid, signal.SIGKILL)
 
     def start(self, name: str) -> None:
         """Start the manager or a device again, and note it in `lab.json`."""

@@ -233,7 +233,9 @@ def test_uncertain_sessions_are_given_back_by_the_operators_statement(live: Site
     device = live.device("u")
     device.start()
     device.kill()
-    os.killpg(load(device.layout.gate / "gate.json")["pid"], signal.SIGKILL)
+    kamailio = load(device.layout.gate / "gate.json")["pid"]
+    assert kamailio, "to signal 0 is to signal this test's own group"
+    os.killpg(kamailio, signal.SIGKILL)
     device.start()
     # Calls may have been up while nobody counted: the whole license counts as used.
     assert device.ask("calls")["uncertain"] == device.ask("calls")["sessions"] == 5
