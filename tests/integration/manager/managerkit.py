@@ -157,19 +157,22 @@ class Running:
         assert line.startswith("callpool manager: "), line
         self.url = line.split()[-1]
         self.port = int(self.url.rpartition(":")[2])
+        self._clients: list[httpx.Client] = []
         self.http = self.client()
         self.devices: list[Device] = []
 
     def client(self, *, signed_in: bool = True) -> httpx.Client:
-        """Return a signed-in client of the operators' API."""
+        """Return a signed-in client of the operators' API; it ends with the manager."""
         context = ssl.create_default_context(cafile=str(self.site.layout.ca))
-        return httpx.Client(
+        made = httpx.Client(
             base_url=self.url,
             verify=context,
             auth=("admin", self.site.password) if signed_in else None,
             timeout=60,
             trust_env=False,
         )
+        self._clients.append(made)
+        return made
 
     def call(self, method: str, path: str, body: Any = None, status: int | None = None) -> Any:
         """Call the operators' API; returns the JSON."""
@@ -225,7 +228,8 @@ class Running:
         return status
 
     def close(self) -> None:
-        self.http.close()
+        for client in self._clients:
+            client.close()
         for device in self.devices:
             device.http.close()
         assert self.process.stdout is not None

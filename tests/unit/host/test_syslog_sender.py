@@ -119,6 +119,8 @@ async def test_a_receiver_that_resets_what_it_has_not_read_gets_it_again() -> No
         nonlocal refused
         refused += 1
         writer.transport.abort()
+        with suppress(OSError):
+            await writer.wait_closed()
 
     server = await asyncio.start_server(reset, "127.0.0.1", 0)
     receiver.port = server.sockets[0].getsockname()[1]
