@@ -30,7 +30,7 @@ test-full: lint
 
 # One JSON line a figure; docs/benchmarks.md says what they mean.
 bench: setup
-	@for name in gate_overshoot gate_cpu_per_call allocate_to_enforced waiting_to_in_service simulate_device_years manager_scrape; do $(BIN)/python bench/$$name.py || exit 1; done
+	@for name in gate_overshoot gate_cpu_per_call allocate_to_enforced waiting_to_in_service simulate_device_years manager_scrape console_pool_page; do $(BIN)/python bench/$$name.py || exit 1; done
 
 # Pin anew what requirements/*.in asks for.
 lock: setup

@@ -9,6 +9,7 @@ import json
 import shutil
 import tempfile
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -17,9 +18,23 @@ from callpool.lab.answerer import changes, most
 from callpool.lab.fleet import Plan, down, up
 from callpool.lab.handle import LabHandle
 
-__all__ = ["LabMaker", "calls_up", "enforced", "make_lab", "most"]
+__all__ = ["LabMaker", "calls_up", "enforced", "make_lab", "most", "one_lab"]
 
 LabMaker = Callable[[Plan], LabHandle]
+
+
+@contextmanager
+def one_lab(plan: Plan) -> Iterator[LabHandle]:
+    """Bring a lab up for as long as it is needed."""
+    # A short path: Unix sockets' names have 108 bytes.
+    directory = Path(tempfile.mkdtemp(prefix="cp-"))
+    try:
+        up(directory, plan, lambda _: None)
+        yield LabHandle(directory)
+    finally:
+        if (directory / "lab.json").exists():
+            down(directory)
+        shutil.rmtree(directory, ignore_errors=True)
 
 
 @pytest.fixture

@@ -35,6 +35,8 @@ from callpool.manager import (
     usage_api,
 )
 from callpool.manager.access import Access
+from callpool.manager.console import routes as console
+from callpool.manager.console.live import Feed
 from callpool.manager.core import Manager
 from callpool.manager.declare import declared
 from callpool.manager.guard import guard
@@ -59,6 +61,7 @@ def build(manager: Manager, port: int) -> Litestar:
     @contextlib.asynccontextmanager
     async def running(app: Litestar) -> AsyncIterator[None]:
         app.state.hub = Hub(manager)
+        app.state.feed = Feed(manager)
         beside = [
             asyncio.create_task(_sweep(manager)),
             asyncio.create_task(_look(manager)),
@@ -72,6 +75,7 @@ def build(manager: Manager, port: int) -> Litestar:
             await asyncio.gather(*beside, return_exceptions=True)
             with contextlib.suppress(CallpoolError):  # the next start signs what is there then
                 await in_thread(lambda: manager.heads.keep(manager, at_once=True))
+            await app.state.feed.stop()
             await app.state.hub.stop()
 
     handlers: dict[Any, Any] = {
@@ -91,6 +95,7 @@ def build(manager: Manager, port: int) -> Litestar:
             *smart_api.HANDLERS,
             *usage_api.HANDLERS,
             *bulk_api.HANDLERS,
+            *console.HANDLERS,
             *metrics.HANDLERS,
             *alarms_api.HANDLERS,
         ],
@@ -99,6 +104,7 @@ def build(manager: Manager, port: int) -> Litestar:
             {
                 "manager": manager,
                 "access": Access(manager),
+                "assets": console.prepare(manager),
                 "metrics": metrics.Metrics(manager),
                 "base_urls": manager.settings.base_urls(port),
             }
@@ -144,13 +150,14 @@ async def _look(manager: Manager) -> None:
 
 
 class Server(uvicorn.Server):
-    """Ends the open streams of hints when it is told to stop, so that it does stop."""
+    """Ends the open streams of hints and pages when it is told to stop, so that it does stop."""
 
     def handle_exit(self, sig: int, frame: Any) -> None:
         """Take a signal."""
         app = self.config.app
         if isinstance(app, Litestar) and "hub" in app.state:
             app.state.hub.close()
+            app.state.feed.close()
         super().handle_exit(sig, frame)
 
 

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from pathlib import Path
 
 import httpx
 import pytest
 from managerkit import Running, Site, running
+from pageroutes import PAGES
 from poolroutes import PASSWORD, routes_of
 
 from callpool.manager.roles import ROLES
@@ -36,6 +38,7 @@ TABLE = {
     ("PATCH", "/api/v1/devices/{name}"): "ALT",
     ("PUT", "/api/v1/devices/{name}/allocation"): "ALT",
     ("POST", "/api/v1/devices/{name}/replace"): "ALT",
+    ("POST", "/api/v1/devices/{name}/resend"): "ALT",
     ("DELETE", "/api/v1/devices/{name}/request"): "ALT",
     ("DELETE", "/api/v1/devices/{name}/restart"): "ALT",
     ("POST", "/api/v1/devices/{name}/restart"): "ALT",
@@ -66,6 +69,7 @@ TABLE = {
     ("GET", "/api/v1/smart/instances"): "ALVU",
     ("DELETE", "/api/v1/smart/instances/{name}"): "AL",
     ("POST", "/api/v1/smart/instances/{name}/move"): "AL",
+    ("POST", "/api/v1/smart/instances/{name}/renew"): "AL",
     ("POST", "/api/v1/smart/instances/{name}/revoke"): "AL",
     ("GET", "/api/v1/smart/orders"): "ALVU",
     ("POST", "/api/v1/smart/orders"): "AL",
@@ -93,6 +97,7 @@ TABLE = {
     ("POST", "/smart/v1/hints"): "-",
     ("POST", "/smart/v1/register"): "-",
     ("POST", "/smart/v1/renew-id"): "-",
+    **PAGES,
 }
 LETTERS = {
     "administrator": "A",
@@ -152,7 +157,9 @@ def test_a_stranger_is_let_in_nowhere_but_at_the_door(manager: Running) -> None:
         reply = stranger.request(method, filled(path))
         if who in "*-":
             # He comes as far as his own words: a body that is none is refused.
-            assert reply.status_code in (200, 415), (method, path, reply.text)
+            assert reply.status_code in (200, 404, 415), (method, path, reply.text)
+        elif (method, path) in PAGES and method == "GET" and path != "/live":
+            assert reply.headers["location"].startswith("/sign-in?"), (method, path)
         else:
             assert (reply.status_code, code_of(reply)) == (401, "not_signed_in"), (method, path)
     stranger.close()
@@ -166,6 +173,9 @@ def filled(path: str) -> str:
 
 
 def code_of(reply: httpx.Response) -> str:
-    if reply.headers.get("content-type") != "application/problem+json":
-        return ""
-    return str(reply.json()["code"])
+    kind = reply.headers.get("content-type", "")
+    if kind.startswith("text/html"):
+        # A page that refuses says the code beside the sentence.
+        said = re.search(r'role="alert">[^<]*<code>(\w+)</code>', reply.text)
+        return said[1] if said else ""
+    return str(reply.json()["code"]) if kind == "application/problem+json" else ""

@@ -156,6 +156,13 @@ class Restarting(Shape, frozen=True, kw_only=True):
     window: str | None
 
 
+class Resent(Shape, frozen=True, kw_only=True):
+    """A device that was told again that there is something to fetch."""
+
+    name: str
+    serials: list[str]
+
+
 class RestartCancelled(Shape, frozen=True, kw_only=True):
     """A restart that was cancelled; some units may have had the order already."""
 
