@@ -17,6 +17,7 @@ from playwright.sync_api import (
     ConsoleMessage,
     Page,
     Route,
+    expect,
     sync_playwright,
 )
 
@@ -34,6 +35,10 @@ _FITS = """() => document.documentElement.scrollWidth <= document.documentElemen
   && [...document.querySelectorAll(".chart")].every((chart) =>
     !chart.firstChild || Math.abs(chart.firstChild.clientWidth - chart.clientWidth) < 8)"""
 WIDE, NARROW = (1280, 800), (360, 740)
+
+#: Milliseconds that anything awaited may take: generous, it costs only where a test fails.
+PATIENCE = 60_000
+expect.set_options(timeout=PATIENCE)
 
 
 @dataclass
@@ -108,7 +113,7 @@ def desk(chromium: Browser, base: str, **options: Any) -> Iterator[Desk]:
         reduced_motion="reduce",
         **options,
     )
-    context.set_default_timeout(30_000)
+    context.set_default_timeout(PATIENCE)
     made = Desk(context, base)
     made.watch()
     try:

@@ -11,6 +11,7 @@ from callpool.manager.codes import BY_STATUS
 ROOT = Path(callpool.__file__).parent
 #: What is refused at a device's door, on the manager's host or by the command line only.
 ELSEWHERE = {
+    "console_files_missing",
     "already_enrolled", "already_registered", "bad_ca_file", "bad_date", "bad_duration",
     "bad_listen", "bad_settings", "bad_snmp_settings",
     "bad_syslog_target", "cannot_listen", "clock_skew", "instance_locked", "key_in_use",

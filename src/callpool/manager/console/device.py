@@ -41,6 +41,10 @@ _LINE: Final = (
 )
 
 
+#: What the indexes on the journal's details hold.
+_VALID: Final = "json_valid(j.detail) AND"
+
+
 class View(msgspec.Struct, frozen=True, kw_only=True):
     """What of a device is looked at."""
 
@@ -52,8 +56,8 @@ class View(msgspec.Struct, frozen=True, kw_only=True):
 def life(tx: Tx, name: str, serials: list[str], before: int, limit: int) -> list[dict[str, Any]]:
     """Return what happened to a device, the newest first: three walks along an index each."""
     found: dict[int, Row] = {}
-    asked: list[tuple[str, str]] = [("json_extract(j.detail, '$.device') = :it", name)]
-    asked += [("json_extract(j.detail, '$.serial') = :it", serial) for serial in serials]
+    asked: list[tuple[str, str]] = [(f"{_VALID} json_extract(j.detail, '$.device') = :it", name)]
+    asked += [(f"{_VALID} json_extract(j.detail, '$.serial') = :it", serial) for serial in serials]
     asked += [("j.who = :it", serial) for serial in serials]
     for which, it in asked:
         for row in tx.rows(

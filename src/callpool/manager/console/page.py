@@ -166,6 +166,8 @@ def _context(request: AnyRequest, who: Principal, now: float) -> dict[str, Any]:
         "path": path,
         "query": dict(request.query_params),
         "here": path + (f"?{request.url.query}" if request.url.query else ""),
+        # A refused form stands at an address that cannot be asked for anew.
+        "still": request.method != "GET",
         "sections": [(link, name) for link, name, needs in _SECTIONS if who.may(needs)],
         "said": _read_said(request.cookies.get(_SAID, "")),
     }

@@ -85,6 +85,7 @@
     const csrf = $("content")?.dataset.csrf;
     if (csrf) event.detail.headers["X-CSRF-Token"] = csrf;
     if (event.detail.elt.id !== "feed") return;
+    if (body.dataset.still) { event.preventDefault(); return; }
     event.detail.path = location.pathname + location.search;
     event.detail.headers["X-Callpool-Live"] = body.dataset.live || "none";
   });
