@@ -22,6 +22,8 @@ GLOBALS = ".1.3.6.1.4.1.5003.9.10.1.21.1."
 TRAPS = ".1.3.6.1.4.1.5003.9.10.1.21.2.0."
 TRAP_OID = ".1.3.6.1.6.3.1.1.4.1.0"
 COLD_START = ".1.3.6.1.6.3.1.1.5.1"
+#: Columns of both alarm tables.
+COLUMNS = 13
 ACTIVE = ".1.3.6.1.4.1.5003.11.1.1.1.1"
 HISTORY = ".1.3.6.1.4.1.5003.11.1.2.1.1"
 
@@ -107,12 +109,20 @@ class Snmp:
         ]
 
     def table(self, entry: str) -> list[dict[int, str]]:
-        """The rows of an alarm table, by column."""
+        """The rows of an alarm table, by column.
+
+        A walk is many requests: where the table has changed between two of them it is walked again.
+        """
+        return eventually(lambda: self._whole_rows(entry))[0]  # type: ignore[no-any-return]
+
+    def _whole_rows(self, entry: str) -> tuple[list[dict[int, str]]] | None:
         rows: dict[int, dict[int, str]] = {}
         for oid, value in self.walk(entry):
             column, index = (int(n) for n in oid.removeprefix(f"{entry}.").split("."))
             rows.setdefault(index, {})[column] = value
-        return [rows[index] for index in sorted(rows)]
+        if any(len(row) != COLUMNS for row in rows.values()):
+            return None
+        return ([rows[index] for index in sorted(rows)],)
 
     def answers(self) -> bool:
         """Whether the agent serves the device by now."""
