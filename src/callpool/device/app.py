@@ -167,8 +167,10 @@ class Device:
             return self.switches.notices(after if isinstance(after, int) else 0)
 
         async def switch(request: dict[str, Any]) -> Any:
-            wanted, who = request.get("switches"), str(request.get("who", "local"))[:80]
-            return await self.switches.change(wanted if isinstance(wanted, dict) else {}, who=who)
+            wanted = request.get("switches")
+            return await self.switches.change(
+                wanted if isinstance(wanted, dict) else {}, who=asker(request)
+            )
 
         async def running(_: dict[str, Any]) -> Any:
             return self.running()

@@ -11,6 +11,7 @@
 | `smart.pem` | the ID key of smart licensing (0600) |
 | `smart.token` | the smart registration token, until the device is registered (0600) |
 | `sml.log` | every event of smart licensing, one line each |
+| `smart.switches.json` | which notifications of smart licensing are sent by SNMP |
 | `journal.jsonl` | every change with cause, time and who asked |
 | `flash/flash.0`, `flash/flash.1` | the flash, two generations |
 | `control.sock` | the core's socket (0600) |

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Final
+
 import msgspec
 
 from callpool.licensing.admission import REASONS
@@ -10,6 +12,9 @@ from callpool.licensing.smart_agent import SmartAgent
 from callpool.licensing.smart_events import Moment
 from callpool.licensing.smart_policy import call_policy
 from callpool.licensing.smart_timers import ANSWER_LIMIT, next_warning
+
+#: What a warning does.
+_TOLD: Final = "A line in sml.log and a notification; no more."
 
 
 class SmartTimer(msgspec.Struct, frozen=True, kw_only=True):
@@ -56,7 +61,7 @@ def timers(agent: SmartAgent, now: Moment, policy: str) -> tuple[SmartTimer, ...
     if agent.evaluating and agent.state in EVALUATING:
         warning = next_warning(agent.warned)
         if warning is not None:
-            add(now.time + left - warning, "Evaluation warning", "A line in sml.log; no more.")
+            add(now.time + left - warning, "Evaluation warning", _TOLD)
         add(
             now.time + left,
             "Evaluation ends",
@@ -67,6 +72,7 @@ def timers(agent: SmartAgent, now: Moment, policy: str) -> tuple[SmartTimer, ...
         "Authorization ends if it is not renewed",
         _then(agent, Event.AUTHORIZATION_ENDED, policy, spent=left <= 0.0),
     )
+    add(agent.certificate_warning, "Warning that the ID certificate ends", _TOLD)
     grace = agent.out_of_range_since is not None
     add(
         agent.certificate_end,

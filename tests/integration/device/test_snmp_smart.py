@@ -242,6 +242,32 @@ def test_a_community_writes_nothing(lab: SmartLab) -> None:
     assert lab.snmp.get(GLOBAL, *V2C) == "1", "it may read them"
 
 
+def test_a_switch_that_cannot_be_written_or_a_core_that_does_not_answer_is_an_error(
+    lab: SmartLab,
+) -> None:
+    file = lab.layout.smart_switches
+    file.unlink(missing_ok=True)
+    (file / "in the way").mkdir(parents=True)
+    try:
+        assert "commitFailed" in put(lab, GLOBAL, *OFF, ok=False)
+        assert switches(lab) == ["1"] * 4
+    finally:
+        (file / "in the way").rmdir()
+        file.rmdir()
+    core = lab.lab.process(PROXY).pid
+    os.kill(core, signal.SIGSTOP)
+    try:
+        said = put(lab, GLOBAL, *OFF, ok=False)
+        assert "genError" in said, "nobody knows whether it was made"
+        assert lab.snmp.get(GLOBAL) == "1", "the agent itself goes on"
+    finally:
+        os.kill(core, signal.SIGCONT)
+    # What the core still had in its hands it does; then it is turned on again.
+    eventually(lambda: lab.snmp.get(GLOBAL) == "2")
+    put(lab, GLOBAL, *ON)
+    assert switches(lab) == ["1"] * 4
+
+
 def test_what_is_turned_off_is_not_sent_and_stays_off_until_it_is_turned_on(lab: SmartLab) -> None:
     before = lab.heard()
     put(lab, GLOBAL, *OFF, STATE, *OFF)

@@ -125,8 +125,13 @@ async def test_a_renewal_that_cannot_be_written_is_not_started(world: SmartWorld
     assert "IdCertRenewNotStarted" in said
     assert "IdCertRenewFail" not in said
     assert "CommunicationFailure" not in said
+    (warning,) = (t for t in world.agent.smart_status().timers if t.what.startswith("Warning"))
+    end = world.agent.smart_status().certificate_end
+    assert end is not None
+    assert warning.at == pytest.approx(end - 60 * DAY)
     await world.go(DAY)
     assert "IdCertRenewSuccess" in names(world, told)
+    assert not [t for t in world.agent.smart_status().timers if t.what.startswith("Warning")]
 
 
 async def test_a_device_without_smart_licensing_tells_nothing(world: SmartWorld) -> None:

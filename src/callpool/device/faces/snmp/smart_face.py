@@ -11,7 +11,6 @@ import msgspec
 import structlog
 
 from callpool.device.control import ask
-from callpool.device.errors import DeviceError
 from callpool.device.faces.reader import PATIENCE
 from callpool.device.faces.snmp import smart_tree as tree
 from callpool.device.faces.snmp.smart_notify import Sending, exceeding, sendings, wanted
@@ -22,9 +21,11 @@ from callpool.host.snmp.notify import Receiver
 from callpool.host.snmp.values import Live, Oid, Value
 from callpool.host.snmp.writing import Writable
 from callpool.licensing.call_rates import CallRates, exceeded
+from callpool.licensing.errors import CallpoolError
 
-#: Failures of a change of which it is known that nothing was changed.
-_UNCHANGED: Final = ("switches_not_saved", "bad_switch", "not_running", "control_busy")
+#: Failures of a change of which it is known that nothing was changed. A core that ends or is
+#: late while it is asked may have made it.
+_UNCHANGED: Final = ("switches_not_saved", "bad_switch", "control_busy")
 
 
 class SmartKept(msgspec.Struct, frozen=True, kw_only=True):
@@ -70,7 +71,7 @@ class SmartFace:
                 ask, self._layout.control, "switch", switches=names, who=f"snmp:{user}",
                 timeout=PATIENCE,
             )  # fmt: skip
-        except DeviceError as error:
+        except CallpoolError as error:
             log: Any = structlog.get_logger("callpool.device.snmp")
             log.error("snmp_set_failed", code=error.code, text=error.sentence)
             if error.code in _UNCHANGED:
