@@ -1,4 +1,4 @@
-.PHONY: setup demo test test-unit test-full lint bench lock clean
+.PHONY: setup demo chaos test test-unit test-full coverage lint bench lock clean
 BIN := .venv/bin
 
 setup:
@@ -22,15 +22,24 @@ test-unit: setup
 # workers keep two cores busy.
 WORKERS := -n 4 --dist worksteal
 test: lint
-	@$(BIN)/pytest $(WORKERS) -m "not full" --cov --cov-report=term:skip-covered --cov-report=
+	@$(BIN)/pytest $(WORKERS) -m "not full"
 
 # The long matrices as well.
 test-full: lint
 	@$(BIN)/pytest $(WORKERS)
 
+# Which lines and branches the unit layer runs. Tracing doubles what it costs, so `test` does without.
+coverage: setup
+	@$(BIN)/pytest tests/unit -n 2 -m "not full" -p no:schemathesis -p no:faker --cov --cov-report=term:skip-covered
+
+# Ten minutes of random faults on a whole system under calls (root: it mounts small disks).
+# SEED=n plays a run again.
+chaos: setup
+	@$(BIN)/callpool lab chaos $(if $(SEED),--seed $(SEED)) $(if $(MINUTES),--minutes $(MINUTES))
+
 # One JSON line a figure; docs/benchmarks.md says what they mean.
 bench: setup
-	@for name in gate_overshoot gate_cpu_per_call allocate_to_enforced waiting_to_in_service simulate_device_years manager_scrape; do $(BIN)/python bench/$$name.py || exit 1; done
+	@for name in gate_overshoot gate_cpu_per_call allocate_to_enforced waiting_to_in_service simulate_device_years manager_scrape console_pool_page cold_start_ms device_bytes reconnect_storm contacts_per_second; do $(BIN)/python bench/$$name.py || exit 1; done
 
 # Pin anew what requirements/*.in asks for.
 lock: setup

@@ -19,7 +19,8 @@ from prometheus_client import CollectorRegistry
 
 from callpool.host.metrics import Once, answer
 from callpool.manager.metrics import families
-from callpool.manager.store.database import Database, Tx
+from callpool.manager.store.database import Database
+from callpool.manager.store.tx import Tx
 
 NOW = 1_800_000_000.0
 

@@ -1,4 +1,4 @@
-"""What all tests share: short temporary directories, and no deadlines from hypothesis."""
+"""What all tests share: short temporary directories, no deadlines from hypothesis, their order."""
 
 from __future__ import annotations
 
@@ -10,11 +10,29 @@ from pathlib import Path
 import hypothesis
 import pytest
 
+from spread import dealt
+
 # How long one example takes says something of the machine, and nothing of the code.
 hypothesis.settings.register_profile(
     "callpool", deadline=None, suppress_health_check=[hypothesis.HealthCheck.too_slow]
 )
 hypothesis.settings.load_profile("callpool")
+
+_LAYERS = Path(__file__).parent
+
+
+@pytest.hookimpl(trylast=True)  # after pytest-randomly, whose order each layer keeps
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    workers = getattr(config, "workerinput", {}).get("workercount", 1)
+    if workers > 1:
+        modules: dict[Path, list[pytest.Item]] = {}
+        for item in items:
+            modules.setdefault(item.path, []).append(item)
+        items[:] = dealt(
+            ((path.relative_to(_LAYERS).parts[0], tests) for path, tests in modules.items()),
+            workers,
+        )
+
 
 _FAILED = pytest.StashKey[bool]()
 

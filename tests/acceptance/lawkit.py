@@ -9,17 +9,33 @@ import json
 import shutil
 import tempfile
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 
 from callpool.lab.answerer import changes, most
-from callpool.lab.fleet import Plan, down, up
+from callpool.lab.chaos.witness import steps
+from callpool.lab.fleet import Builder, Plan, down, up
 from callpool.lab.handle import LabHandle
 
-__all__ = ["LabMaker", "calls_up", "enforced", "make_lab", "most"]
+__all__ = ["LabMaker", "calls_up", "enforced", "make_lab", "most", "one_lab"]
 
 LabMaker = Callable[[Plan], LabHandle]
+
+
+@contextmanager
+def one_lab(plan: Plan, make: type[Builder] = Builder) -> Iterator[LabHandle]:
+    """Bring a lab up for as long as it is needed; `make` builds another kind of lab."""
+    # A short path: Unix sockets' names have 108 bytes.
+    directory = Path(tempfile.mkdtemp(prefix="cp-"))
+    try:
+        up(directory, plan, lambda _: None, make)
+        yield LabHandle(directory)
+    finally:
+        if (directory / "lab.json").exists():
+            down(directory)
+        shutil.rmtree(directory, ignore_errors=True)
 
 
 @pytest.fixture
@@ -51,12 +67,5 @@ def calls_up(lab: LabHandle, names: Iterable[str]) -> list[tuple[float, int]]:
 
 def enforced(lab: LabHandle, name: str, license_type: str) -> list[tuple[float, int]]:
     """Return (time, change) of what a device enforced, by its journal."""
-    steps: list[tuple[float, int]] = []
-    was = 0
-    for line in (Path(lab.device(name).directory) / "journal.jsonl").read_text().splitlines():
-        event = json.loads(line)
-        if event["event"] in ("enforced", "started"):
-            now = int(event["actual"].get(license_type, 0))
-            steps.append((float(event["at"]), now - was))
-            was = now
-    return steps
+    journal = Path(lab.device(name).directory) / "journal.jsonl"
+    return list(steps(map(json.loads, journal.read_text().splitlines()), license_type))

@@ -90,8 +90,9 @@ ROWS: Mapping[tuple[int, str], Callable[[LabHandle], set[Listening]]] = {
         at("device", "UDP", read_settings(Layout(device(lab)).snmp).listen)
     },
 }
-#: Who is not ours: what these listen on is no socket of this lab.
-OUTSIDE = {"network operations centre", "log collector"}
+#: Who is not ours: what these listen on is no socket of this lab. A pair's sockets are looked at
+#: where a pair runs (test_pair.py).
+OUTSIDE = {"network operations centre", "log collector", "other unit of an HA pair"}
 
 
 def manager(lab: LabHandle) -> ManagerLayout:

@@ -31,6 +31,8 @@ def active_alarms(core: Core, now: Instant) -> tuple[Alarm, ...]:
     found += smart_alarms(smart, Moment.of(core.mark, now), core.smart_maximum)
     if smart.enabled and core.fixed:
         found.append(alarm(al.TWO_MODES))
+    if core.pair is not None:
+        found += [alarm(code, detail) for code, detail in core.pair.alarms()]
     usage = core.gate.usage()
     if usage.uncertain:
         found.append(alarm(al.CALLS_UNCERTAIN, str(usage.uncertain)))

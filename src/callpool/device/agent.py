@@ -18,7 +18,7 @@ from callpool.device.drain import LOOK_EVERY, Drain
 from callpool.device.errors import DeviceError
 from callpool.device.modes import check_floating
 from callpool.device.pool import Contacts
-from callpool.device.ports import Link
+from callpool.device.ports import Link, Post
 from callpool.device.report import report, smart_report
 from callpool.device.reset import HEARING, FactoryReset, Outcome
 from callpool.device.settings import Layout
@@ -50,6 +50,8 @@ class Agent:
         self.smart = Smart(core=core, layout=layout, link=link, post=self._post)
         self._reset = FactoryReset(core, layout)
         self._stopping = False
+        #: Real seconds between two looks at the clock where nothing is due.
+        self.look_every = 10.0
         #: Called when a factory reset has dropped what the directory held.
         self.on_reset: Callable[[], None] = lambda: None
 
@@ -74,7 +76,7 @@ class Agent:
 
     def _look_every(self) -> float:
         """Return how often the mark is brought forward; a lab's clock may be stepped any time."""
-        return 0.2 if self.core.settings.lab_clock else 10.0
+        return 0.2 if self.core.settings.lab_clock else self.look_every
 
     async def settle(self) -> None:
         """Handle all that is under way, without waiting for a timer."""
@@ -102,6 +104,20 @@ class Agent:
             return
 
         self._post(nothing)
+
+    @property
+    def post(self) -> Post:
+        """What queues work for the loop."""
+        return self._post
+
+    def contact(self, reason: str) -> None:
+        """Have the loop contact the manager, where there is one."""
+
+        async def want() -> None:
+            if self.contacts.possible:
+                self.contacts.want(reason)
+
+        self._post(want)
 
     def _post(self, work: Callable[[], Awaitable[Any]]) -> asyncio.Future[Any]:
         """Have the loop do `work` between two events; callable from the event loop only."""

@@ -15,6 +15,12 @@ from callpool.licensing.alarm_table import DEFINITIONS as DEFINITIONS
 from callpool.licensing.alarm_table import FLASH_FAILED as FLASH_FAILED
 from callpool.licensing.alarm_table import FLASH_FELL_BACK as FLASH_FELL_BACK
 from callpool.licensing.alarm_table import GATE_DOWN as GATE_DOWN
+from callpool.licensing.alarm_table import HA_DOUBLE_ACTIVE as HA_DOUBLE_ACTIVE
+from callpool.licensing.alarm_table import HA_DRIFT as HA_DRIFT
+from callpool.licensing.alarm_table import HA_FAULT as HA_FAULT
+from callpool.licensing.alarm_table import HA_MISMATCH as HA_MISMATCH
+from callpool.licensing.alarm_table import HA_SWITCHOVER as HA_SWITCHOVER
+from callpool.licensing.alarm_table import HA_WAITING as HA_WAITING
 from callpool.licensing.alarm_table import KEY_ENDED as KEY_ENDED
 from callpool.licensing.alarm_table import KEY_ENDS as KEY_ENDS
 from callpool.licensing.alarm_table import KEY_UPGRADE as KEY_UPGRADE

@@ -38,6 +38,10 @@ from callpool.device.journal import FileJournal
 from callpool.device.keeper import Faces
 from callpool.device.logs import configure_log
 from callpool.device.manager_link import ManagerLink
+from callpool.device.pair import Pair
+from callpool.device.pair_address import ServiceAddress
+from callpool.device.pair_link import PairLink
+from callpool.device.pair_settings import derived, read_pair, read_secret
 from callpool.device.settings import Layout, Settings
 from callpool.device.smart_door import SmartDoor
 from callpool.device.smart_switches import SwitchBook
@@ -70,15 +74,17 @@ def gate_settings(settings: Settings, layout: Layout, *, secret: str = "") -> Ga
     unknown = sorted(set(settings.gate) - set(GateSettings.__struct_fields__))
     if unknown:
         raise DeviceError("bad_gate_settings", f"The gate has no setting {unknown[0][:40]!r}.")
+    pair = read_pair(layout.pair)
+    values: dict[str, Any] = {"directory": str(layout.gate)}
     try:
-        return msgspec.convert(
-            {
-                **settings.gate,
-                "directory": str(layout.gate),
-                "mac_secret": secret or layout.gate_secret.read_text().strip(),
-            },
-            type=GateSettings,
-        )
+        if pair is None:
+            values["mac_secret"] = secret or layout.gate_secret.read_text().strip()
+        else:
+            # What one unit signs the other one knows.
+            shared = read_secret(layout.pair_secret)
+            values["mac_secret"] = derived(shared, "record-route")
+            values["pair"] = msgspec.to_builtins(pair.gate(shared))
+        return msgspec.convert({**settings.gate, **values}, type=GateSettings)
     except msgspec.ValidationError as error:
         raise DeviceError("bad_gate_settings", f"The gate's settings: {error}.") from error
     except FileNotFoundError as error:
@@ -127,6 +133,7 @@ class Device:
         self.agent = Agent(
             core=self.core, layout=self.layout, identity=self.layout.load_identity(), link=link
         )
+        self.pair = self._pair()
         self.alarms = AlarmBook(self.layout.alarms, self.core)
         self.config = ConfigBook(self.layout.config, self.core.note)
         self.agent.on_reset = self.config.forget
@@ -143,6 +150,26 @@ class Device:
         self._end_sip = True
         #: Whether the device is to begin anew once it has ended.
         self.again = False
+
+    def _pair(self) -> Pair | None:
+        settings, layout = read_pair(self.layout.pair), self.layout
+        if settings is None:
+            return None
+        pair = Pair(
+            core=self.core,
+            gate=self.gate,
+            settings=settings,
+            link=PairLink(
+                secret=derived(read_secret(layout.pair_secret), "cores"),
+                address=settings.address, peer=settings.peer, port=settings.core_port,
+            ),
+            address=ServiceAddress(settings, self.settings.serial, layout.root),
+            post=self.agent.post,
+            directory=layout.root,
+        )  # fmt: skip
+        pair.on_active = lambda: self.agent.contact("switchover")
+        self.core.pair = pair
+        return pair
 
     def _gate_alarm(self, alarm: GateAlarm) -> None:
         if alarm.code in ("gate_down", "gate_silent"):
@@ -211,6 +238,12 @@ class Device:
             key = await agent.ask(lambda: core.install_key(envelope, who=who))
             return key.key_id
 
+        async def switchover(request: dict[str, Any]) -> Any:
+            if self.pair is None:
+                raise DeviceError("no_pair", "This device is no unit of an HA pair.")
+            core.note("ha_switchover", cause="asked", who=asker(request))
+            return await self.pair.switch()
+
         async def calls(_: dict[str, Any]) -> Any:
             usage = self.gate.usage()
             return {name: getattr(usage, name) for name in usage.__dataclass_fields__}
@@ -256,6 +289,7 @@ class Device:
             "enrol": enrol,
             "key_install": install,
             "calls": calls,
+            "switchover": switchover,
             "forget_uncertain": forget_uncertain,
             "floating": floating,
             "factory_reset": factory_reset,
@@ -282,7 +316,12 @@ class Device:
         faces: list[asyncio.Task[None]] = []
         try:
             await self.config.start()
+            if self.pair is not None:
+                await self.pair.start()
+                self.gate.pair(self.pair, serving=self.pair.serving)
             await self.agent.start()
+            if self.pair is not None:
+                self.pair.run()
             await self.alarms.start()
             await self.switches.start()
             await self.control.start()
@@ -307,6 +346,10 @@ class Device:
                 task.cancel()
             await asyncio.gather(*faces, return_exceptions=True)
             await self.control.stop()
+            if self.pair is not None:
+                if self._end_sip:
+                    await self.pair.leave()
+                await self.pair.close()
             if hasattr(self.core, "opened"):
                 if not self._end_sip:
                     await self.gate.detach()

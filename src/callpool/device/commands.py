@@ -16,6 +16,7 @@ from callpool.device.errors import DeviceError
 from callpool.device.metrics_commands import metrics_app
 from callpool.device.modes import FLOATING_OFF
 from callpool.device.options import AsJson, Directory, TokenFile, token_from
+from callpool.device.pair_commands import pair_app
 from callpool.device.reset import Outcome
 from callpool.device.settings import DEFAULT_PAGES, Layout
 from callpool.device.setup import Plan, install_offline, set_up
@@ -44,6 +45,7 @@ device_app.add_typer(syslog_app, name="syslog")
 device_app.add_typer(metrics_app, name="metrics")
 floating_app = typer.Typer(no_args_is_help=True, help="Floating licensing.")
 device_app.add_typer(floating_app, name="floating")
+device_app.add_typer(pair_app, name="pair")
 device_app.command()(alarms)
 
 

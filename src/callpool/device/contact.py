@@ -31,6 +31,7 @@ from callpool.wire.messages import (
     ContactRequest,
     EnrolReply,
     EnrolRequest,
+    PairReport,
     UsageMinute,
 )
 
@@ -55,6 +56,7 @@ def contact_request(
     alarms: tuple[Alarm, ...],
     alarm_log: AlarmsMessage | None = None,
     mode: str,
+    pair: PairReport | None = None,
 ) -> Pending:
     """Sign a contact at `now`, trusted `time`; `actual` is what is enforced.
 
@@ -85,6 +87,7 @@ def contact_request(
         alarm_log=alarm_log,
         software=SOFTWARE,
         mode=mode,
+        pair=pair,
     )
     return Pending(
         path=CONTACT_PATH,

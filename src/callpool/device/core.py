@@ -19,7 +19,7 @@ from callpool.device.drain import Drain, drained
 from callpool.device.errors import DeviceError
 from callpool.device.flash import Flash
 from callpool.device.journal import Journal
-from callpool.device.ports import Gate
+from callpool.device.ports import Gate, PairView
 from callpool.device.record import (
     FlashRecord,
     Marked,
@@ -79,6 +79,8 @@ class Core:
         self._installing: tuple[str, int] | None = None
         #: When the last restart was asked for and when it was done: trusted time, 0 for never.
         self.restart_asked = self.restart_done = 0.0
+        #: The HA pair that this device is a unit of; None for a device of its own.
+        self.pair: PairView | None = None
         self._gate_retry_at = 0.0
         self._window = CallWindow()
         self._written_at = 0.0
@@ -128,6 +130,16 @@ class Core:
         return self.opened.license.policy(
             time, wall_offset=now.wall - time, trusted=not self.mark.behind
         )
+
+    @property
+    def authorities(self) -> tuple[str, ...]:
+        """Return whom the manager's newest key set names for TLS, PEM; none where it names none."""
+        smart, ring = self.opened.record.smart, self.opened.ring
+        sets = [ring.keys] if ring is not None else []
+        if smart.key_set:
+            sets.append(KeyRing.open(smart.anchor, smart.key_set).keys)
+        newest = max(sets, key=lambda keys: keys.serial, default=None)
+        return newest.authorities if newest is not None else ()
 
     @property
     def fixed(self) -> bool:

@@ -8,11 +8,15 @@ from collections.abc import Callable
 from typing import Final
 
 from callpool.device.errors import LinkError
+from callpool.device.manager_link import SPREAD
 from callpool.device.ports import Link
+from callpool.device.schedule import SHIFT
 from callpool.licensing.errors import CallpoolError
 
 #: The shortest and longest wait in seconds before the stream is opened again.
 BACKOFF: Final = (0.5, 60.0)
+#: The longest time in seconds over which a manager can have its fleet's streams spread.
+MOST_SPREAD: Final = 600.0
 #: A stream that stood this long, in seconds, was a good one.
 GOOD: Final = 10.0
 #: The least real time in seconds between two hints of the authority that are heeded.
@@ -40,6 +44,8 @@ class HintStream:
         self._link, self._path, self._request, self._heard = link, path, request, heard
         self._wanted = asyncio.Event()
         self._task: asyncio.Task[None] | None = None
+        #: Seconds over which the fleet is to spread the next opening, as the manager last said.
+        self.spread = 0.0
         #: Whether the stream stands.
         self.up = False
 
@@ -73,6 +79,9 @@ class HintStream:
                 async for name in link.hints(self._path, self._request()):
                     if not self._wanted.is_set():
                         break
+                    if name.startswith(SPREAD):
+                        self.spread = min(float(name.removeprefix(SPREAD)), MOST_SPREAD)
+                        continue
                     self._heard(name)
                     if self.up and self._pace:
                         await asyncio.sleep(self._pace)
@@ -82,6 +91,8 @@ class HintStream:
             self.up = False
             if loop.time() - began > GOOD:
                 backoff = shortest
-            jittered = backoff * random.uniform(0.5, 1.0)  # noqa: S311 - spreads load, no secret
-            await asyncio.sleep(max(wait, jittered))
-            backoff = min(backoff * 2, longest)
+            # A manager that goes loses all its streams at one moment, and is back at one moment.
+            spread = random.uniform(0.0, self.spread)  # noqa: S311 - spreads load, no secret
+            jittered = backoff * random.uniform(0.5, 1.0)  # noqa: S311 - as above
+            await asyncio.sleep(max(wait * (1.0 + SHIFT * random.random()), jittered, spread))  # noqa: S311
+            backoff = min(backoff * 2, max(longest, self.spread))

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
-from typing import Any, Final, Protocol
+from typing import IO, Any, Final, Protocol
 
 import msgspec
 import structlog
@@ -35,7 +36,15 @@ class FileJournal:
         try:
             if self._file.exists() and self._file.stat().st_size > MAX_BYTES:
                 self._file.replace(self._file.with_suffix(".1.jsonl"))
-            with self._file.open("ab") as out:
+            with self._file.open("a+b") as out:
+                if out.tell() and not _ends_a_line(out):
+                    line = b"\n" + line
                 out.write(line)
         except OSError as error:
             self._log.warning("journal_write_failed", error=str(error))
+
+
+def _ends_a_line(file: IO[bytes]) -> bool:
+    """Tell whether the last line is whole: a full disk or a power cut leaves a part of one."""
+    file.seek(-1, os.SEEK_END)
+    return file.read(1) == b"\n"

@@ -20,17 +20,20 @@ import msgspec
 
 from callpool import __version__
 from callpool.device.errors import DeviceError, LinkError
+from callpool.licensing.errors import TrustError
 from callpool.wire.envelope import MAX_ENVELOPE
 from callpool.wire.messages import CONTENT_TYPE
 
 #: Seconds for one exchange: to connect, and to wait for each part of the answer.
-EXCHANGE_TIMEOUT: Final = httpx.Timeout(20.0, connect=8.0)
+EXCHANGE_TIMEOUT: Final = httpx.Timeout(20.0)
 #: Seconds without a word on the hint stream (the manager sends comments) before it is dead.
 HINTS_TIMEOUT: Final = httpx.Timeout(90.0, connect=8.0)
 #: The longest wait that Retry-After can ask for, in seconds.
 MAX_RETRY_AFTER: Final = 86400.0
 #: What `hints` yields first, once the stream stands.
 STREAM_OPEN: Final = "open"
+#: Before the number of seconds over which devices are to spread the next opening of the stream.
+SPREAD: Final = "spread "
 #: The longest line on the hint stream, in characters.
 _MAX_LINE: Final = 4096
 
@@ -43,18 +46,36 @@ def new_nonce() -> str:
 class ManagerLink:
     """One device's connections to its manager."""
 
-    def __init__(self, manager: str, *, ca_file: str = "", proxy: str = "") -> None:
-        """Prepare the link; raises DeviceError `bad_ca_file` or `bad_proxy`."""
+    def __init__(
+        self,
+        manager: str,
+        *,
+        ca_file: str = "",
+        proxy: str = "",
+        client: httpx.AsyncClient | None = None,
+    ) -> None:
+        """Prepare the link, or use `client`; raises DeviceError `bad_ca_file` or `bad_proxy`."""
         self._manager = manager.rstrip("/")
+        self._ca_file, self._proxy = ca_file, proxy
+        #: The authorities that are trusted in the file's place, PEM, as the manager told them.
+        self._authorities: tuple[str, ...] = ()
+        #: Clients that were replaced; a hint stream may stand on one.
+        self._older: list[httpx.AsyncClient] = []
+        if client is not None:
+            self._client = client
+            return
         try:
             context = ssl.create_default_context(cafile=ca_file or None)
         except (OSError, ssl.SSLError) as error:
             raise DeviceError(
                 "bad_ca_file", f"{Path(ca_file)} cannot be read as a file of certificates: {error}."
             ) from error
+        self._client = self._made(context, proxy)
+
+    def _made(self, context: ssl.SSLContext, proxy: str) -> httpx.AsyncClient:
         try:
             # trust_env is off: what a device talks to is its settings' business alone.
-            self._client = httpx.AsyncClient(
+            return httpx.AsyncClient(
                 verify=context,
                 proxy=proxy or None,
                 trust_env=False,
@@ -63,6 +84,27 @@ class ManagerLink:
             )
         except (ValueError, httpx.InvalidURL) as error:
             raise DeviceError("bad_proxy", f"The proxy's address is not one: {error}.") from error
+
+    def trust(self, authorities: tuple[str, ...]) -> None:
+        """Trust these authorities (PEM, from the signed key set) in the CA file's place.
+
+        None brings the file back. Where there is no file the system's authorities stand, and
+        nothing changes. Raises TrustError `bad_authorities`; what was trusted stands then.
+        """
+        if not self._ca_file or authorities == self._authorities:
+            return
+        try:
+            # With data of its own the context loads nothing of the system's.
+            context = ssl.create_default_context(
+                cafile=None if authorities else self._ca_file,
+                cadata="".join(authorities) if authorities else None,
+            )
+        except (OSError, ssl.SSLError, ValueError) as error:
+            raise TrustError(
+                "bad_authorities", f"The certificates of the key set cannot be read: {error}."
+            ) from error
+        self._older.append(self._client)
+        self._client, self._authorities = self._made(context, self._proxy), authorities
 
     def url(self, path: str) -> str:
         """Return the full address of one of the manager's paths."""
@@ -100,6 +142,8 @@ class ManagerLink:
     async def hints(self, path: str, envelope: str) -> AsyncIterator[str]:
         """Yield STREAM_OPEN once the stream stands, then the name of each hint.
 
+        The stream's `retry` field comes as SPREAD and a number of seconds.
+
         Ends when the manager closes the stream; raises LinkError as `exchange` does.
         """
         try:
@@ -120,7 +164,8 @@ class ManagerLink:
 
     async def close(self) -> None:
         """Let go of every connection."""
-        await self._client.aclose()
+        for client in (self._client, *self._older):
+            await client.aclose()
 
 
 def _is_signed(response: httpx.Response) -> bool:
@@ -138,6 +183,8 @@ async def _events(response: httpx.Response) -> AsyncIterator[str]:
             if name or data:
                 yield name or "message"
             name, data = "", False
+        elif field == "retry" and value.strip().isdecimal():
+            yield f"{SPREAD}{int(value.strip()[:9]) / 1000:.3f}"
         elif field == "event":
             name = value.strip()
         elif field == "data":

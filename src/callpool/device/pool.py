@@ -8,7 +8,9 @@ decided in `schedule.py`, what a reply changes in `contact.py`, what is written 
 
 from __future__ import annotations
 
+import contextlib
 import math
+import random
 from collections.abc import Awaitable, Callable
 from dataclasses import replace
 from typing import Final
@@ -45,6 +47,8 @@ DRAIN_LOOK: Final = 0.5
 ENROL_BACKOFF: Final = (1.0, 900.0)
 #: Codes of a manager that holds this serial number for a clone.
 CLONE_CODES: Final = frozenset({"unit_locked", "stale_contact"})
+#: Code of a manager that has no room at the moment, and has taken nothing of the request.
+OVERLOADED: Final = "overloaded"
 #: Faults between a device and its manager.
 MANAGER_FAULTS: Final = (
     al.CONTACT_LOST,
@@ -71,6 +75,10 @@ class Contacts:
         self.alarms = AlarmFeed()
         self._hints = HintStream(link, HINTS_PATH, request=self._listening, heard=self._heard)
         self._exchange = Exchange(post, "The manager")
+        #: Draws the share, 0 to 1, by which a wait is shifted: a fleet does not call in step.
+        self.shift: Callable[[], float] = random.random
+        #: Whether the hint stream is kept open.
+        self.listens = True
         self._fresh()
 
     def _fresh(self) -> None:
@@ -78,6 +86,8 @@ class Contacts:
         self._schedule = Schedule()
         self.alarms.forget()
         self._again = ""
+        #: Whether the request under way was sent before.
+        self._repeated = False
         self._enrol_wait = ENROL_BACKOFF[0]
         #: The last good contact since the start: what the manager knows.
         self._told: Pending | None = None
@@ -95,6 +105,11 @@ class Contacts:
     def hints(self) -> bool:
         """Whether the hint stream stands."""
         return self._hints.up
+
+    @property
+    def spread(self) -> float:
+        """Seconds over which the manager wants its fleet's streams opened again."""
+        return self._hints.spread
 
     @property
     def next_contact_seconds(self) -> float:
@@ -161,8 +176,18 @@ class Contacts:
             if certified != self.identity.public and self._layout.next_identity.exists():
                 # Killed after a new enrolment was written, before its key was put in place.
                 self.identity = self._layout.take_next_identity()
-        self._hints.want(self._enrolled)
+        self._trust()
+        self._hints.want(self._enrolled and self.listens)
         self._hints.start()
+
+    def _trust(self) -> None:
+        """Trust the authorities of the key set that is held, for TLS."""
+        if self._link is None:
+            return
+        try:
+            self._link.trust(self._core.authorities)
+        except CallpoolError as error:  # the anchor signed it: the manager's own mistake
+            self._core.note("authorities_refused", code=error.code, text=error.sentence)
 
     async def close(self) -> None:
         """End the tasks and let go of the manager."""
@@ -189,11 +214,12 @@ class Contacts:
         """Do all that is due now."""
         core, now = self._core, self._core.now()
         self._sample(now)
-        if al.CONTACT_LOST not in core.faults and self._outdated():
+        lost = al.CONTACT_LOST in core.faults
+        if not lost and self._outdated():
             self.want("confirm")  # the manager may free what shrank
         if not self.busy and self._alarms_due() <= 0.0:
             self.want("alarm")
-        if self._draining(now):
+        if not lost and self._draining(now):
             used = self._remote_in_use(in_use(core.gate.usage()), now)
             if used != self._reported() and used <= self._reported():
                 self.want("confirm")
@@ -261,6 +287,7 @@ class Contacts:
         # A request that is repeated gets the reply that it got before: what has changed at the
         # manager since, and was hinted at, is not in it.
         self._again = "retry" if repeated else ""
+        self._repeated = repeated
         self.send(pending, self._answered)
 
     def _next_request(self, link: Link, now: Instant) -> Pending:
@@ -327,6 +354,9 @@ class Contacts:
     async def _take_reply(self, pending: Pending, envelope: str) -> None:
         core, now = self._core, self._core.now()
         taken = take(core.opened, pending, envelope, mark=core.mark, now=now)
+        # With what the reply brings, in one step: who looks at the alarms meanwhile would see
+        # the lease's warning end by itself. Where it cannot be held it is raised again.
+        core.clear(al.CONTACT_LOST)
         await core.taken(taken)
         core.clear(*MANAGER_FAULTS)
         now, reply = core.now(), taken.reply
@@ -335,7 +365,8 @@ class Contacts:
             core.fault(al.CLOCK_SKEW, f"{skew:+.0f} s.")
         self.last_contact = core.time(now)
         self._told = pending
-        self._schedule = self._schedule.succeeded(now.boottime, taken.cadence)
+        self._trust()
+        self._schedule = self._schedule.succeeded(now.boottime, taken.cadence, self.shift())
         self._usage.taken(pending.usage_until)
         if len(self._usage.due(core.time(now))) >= PER_CONTACT:
             # More than one contact holds.
@@ -348,6 +379,8 @@ class Contacts:
         again, self._again = self._again or ("confirm" if taken.again else ""), ""
         if again:
             self.want(again)
+        if core.pair is not None:
+            await core.pair.told(reply.switch, reply.expect_ha_alarms_until)
         wish = reply.restart
         over = wish is not None and 0.0 < wish.until <= core.time(now)
         if wish and not over and wish.number > core.opened.record.pool.restart_done:
@@ -370,7 +403,8 @@ class Contacts:
             self.identity = self._layout.take_next_identity()
         self._layout.token.unlink(missing_ok=True)
         self._core.clear(al.NOT_ENROLLED, al.CONTACT_LOST)
-        self._hints.want(True)
+        self._trust()
+        self._hints.want(self.listens)
         self._told = None
         self._schedule = Schedule(due=self._core.now().boottime)
 
@@ -382,6 +416,9 @@ class Contacts:
             # Enrolled before: the old identity goes on, the new token was no good.
             self._layout.token.unlink(missing_ok=True)
             self._layout.next_identity.unlink(missing_ok=True)
+        if error.code == OVERLOADED and isinstance(error, LinkError) and error.retry_after:
+            await self._put_off(error.retry_after, enrolling=enrolling)
+            return
         if not enrolling and error.code in CLONE_CODES:
             self._core.fault(al.CLONE_LOCKED)
         if error.code == al.CLOCK_SKEW:
@@ -392,13 +429,33 @@ class Contacts:
             except DeviceError as failure:
                 self._core.note("flash_write_failed", text=failure.sentence)
         self._failed(al.NOT_ENROLLED if enrolling else al.CONTACT_LOST, error)
+        kept = self._core.opened.record.pool.pending is not None
+        if error.code == "older_report" and self._repeated and not kept:
+            # What was sent again is old news: what is to be said now has not been said.
+            self.want("retry")
+
+    async def _put_off(self, seconds: float, *, enrolling: bool) -> None:
+        """Come back in `seconds`: a manager with many devices to serve is not a lost one.
+
+        It has taken nothing of the request, and the next one says what is so by then.
+        """
+        now = self._core.now().boottime
+        self._schedule = self._schedule.deferred(now, seconds, self.shift())
+        self._core.note("contact_put_off", seconds=seconds)
+        if self._schedule.lost(now):
+            self._core.fault(
+                al.NOT_ENROLLED if enrolling else al.CONTACT_LOST,
+                "The license server has had no room for this device for a while.",
+            )
+        with contextlib.suppress(DeviceError):  # noted and alarmed by the core
+            await self._core.change_pending(None)
 
     def _failed(self, code: str, error: CallpoolError) -> None:
         now = self._core.now().boottime
         self._core.fault(code, error.sentence)
         self._core.note("contact_failed", code=error.code, text=error.sentence)
         wait = error.retry_after if isinstance(error, LinkError) else None
-        self._schedule = self._schedule.failed(now, wait)
+        self._schedule = self._schedule.failed(now, wait, self.shift())
         if code == al.NOT_ENROLLED:
             # Nothing is held yet: ask again soon, then less and less often.
             self._schedule = replace(self._schedule, due=now + self._enrol_wait)

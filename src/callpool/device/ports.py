@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 from callpool.licensing.admission import AdmissionPolicy
+from callpool.wire.messages import PairReport, SwitchOrder
+
+if TYPE_CHECKING:
+    from callpool.device.status import PairStatus  # which speaks of the ports itself
 
 #: Queues work for the agent's loop.
 Post = Callable[[Callable[[], Awaitable[Any]]], object]
@@ -103,11 +107,35 @@ class Gate(Protocol):
         ...
 
 
+class PairView(Protocol):
+    """The HA pair, as status, report, alarms and contacts need it."""
+
+    def report(self) -> PairReport:
+        """Return what the manager is told."""
+        ...
+
+    def status(self) -> PairStatus:
+        """Return what the device says of its pair."""
+        ...
+
+    def alarms(self) -> list[tuple[str, str]]:
+        """Return alarm codes, each with its detail."""
+        ...
+
+    async def told(self, order: SwitchOrder | None, expected_until: float) -> None:
+        """Take in what the manager's reply says of the pair."""
+        ...
+
+
 class Link(Protocol):
     """The way to the manager."""
 
     def url(self, path: str) -> str:
         """Return the full address of one of the manager's paths."""
+        ...
+
+    def trust(self, authorities: tuple[str, ...]) -> None:
+        """Trust these authorities for TLS from now on; raises TrustError."""
         ...
 
     async def exchange(self, path: str, envelope: str) -> str:

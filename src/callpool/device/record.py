@@ -111,6 +111,9 @@ class Pool(msgspec.Struct, frozen=True, kw_only=True):
     seen_version: int = 0
     #: The last restart wish carried out.
     restart_done: int = 0
+    #: The last switchover order taken up, and how it ended.
+    switch_done: int = 0
+    switch_result: str = ""
     #: The request that is not yet answered.
     pending: Pending | None = None
 

@@ -92,6 +92,7 @@ def report(
         out_of_service=why,
         waiting=waiting,
         smart=smart_report(core) if smart.used or core.settings.smart else None,
+        pair=core.pair.status() if core.pair is not None else None,
     )
 
 
@@ -132,4 +133,5 @@ def contact_now(
         alarms=alarms,
         alarm_log=alarm_log,
         mode=mode(core),
+        pair=core.pair.report() if core.pair is not None else None,
     )

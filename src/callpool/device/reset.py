@@ -78,7 +78,8 @@ def begun(opened: Opened, at: Moment) -> Opened:
 def finished(opened: Opened) -> Opened:
     """Drop the identity; of its manager only the counters stay that refuse what is older."""
     was = opened.record.pool
-    pool = Pool(anchor=was.anchor, seen_version=was.seen_version, restart_done=was.restart_done)
+    pool = Pool(anchor=was.anchor, seen_version=was.seen_version, restart_done=was.restart_done,
+                switch_done=was.switch_done)  # fmt: skip
     return msgspec.structs.replace(
         opened.recording(pool=pool, resetting=False),
         license=replace(opened.license, lease_end=0.0),

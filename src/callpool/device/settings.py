@@ -22,6 +22,8 @@
 | `config.json` | the startup configuration: users with hashes of their passwords (0600) |
 | `ssh.json` | where the shell listens; no such file, no shell |
 | `ssh_host_ed25519` | the shell's host key (0600) |
+| `pair.json` | the HA pair that the device is a unit of; no such file, a device of its own |
+| `pair.secret` | what the two units prove themselves to one another by (0600) |
 | `gate/` | the gate's own files |
 """
 
@@ -242,6 +244,16 @@ class Layout:
     def pages_key(self) -> Path:
         """The pages' TLS key."""
         return self.root / "pages.key"
+
+    @property
+    def pair(self) -> Path:
+        """The HA pair that this is a unit of; no such file, a device of its own."""
+        return self.root / "pair.json"
+
+    @property
+    def pair_secret(self) -> Path:
+        """What the two units prove themselves to one another by."""
+        return self.root / "pair.secret"
 
     @property
     def gate(self) -> Path:

@@ -376,6 +376,8 @@ class Smart:
             if occurrence.authorization is not None and pending.count == self._core.smart_count:
                 record = msgspec.structs.replace(record, maximum=self._core.smart_maximum)
             await self._hold(agent, outputs, record=record, mark=mark, less=not good)
+            if self._link is not None:
+                self._link.trust(self._core.authorities)
         except CallpoolError as error:
             # Not newer than what is held, or not written: as if it had not come.
             await self._failed(asking, error)

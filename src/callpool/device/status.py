@@ -86,8 +86,35 @@ class Status(msgspec.Struct, frozen=True, kw_only=True):
     unsaved: bool = False
     #: Calls admitted in all; only rises while the gate's directory stands.
     admitted: int = 0
+    #: The HA pair; None for a device of its own.
+    pair: PairStatus | None = None
     #: Smart licensing; None on a device that has nothing to do with it.
     smart: SmartStatus | None = None
+
+
+class PairStatus(msgspec.Struct, frozen=True, kw_only=True):
+    """The HA pair as this unit sees it."""
+
+    #: active, redundant, alone or fault.
+    role: str
+    #: The service address with its prefix length.
+    service: str
+    #: Whether this unit knows all keys of the other one, and hears it.
+    synchronised: bool
+    #: The other unit's serial number and role, as it last said; the role is empty for never.
+    peer: str
+    peer_role: str
+    #: Seconds since the other unit was heard; -1 for never.
+    peer_age: float
+    #: The grant version that each unit enforces, 0 for none.
+    running_version: int
+    peer_version: int
+    #: Sessions and users that the other one counts.
+    peer_sessions: int
+    peer_users: int
+    #: The last switchover order and how it ended.
+    switch_done: int
+    switch_result: str
 
 
 def in_use(usage: Usage) -> Capacity:

@@ -9,7 +9,7 @@ from rich.table import Table
 from callpool.device.alarms import DEFINITIONS, span
 from callpool.device.service import waits_for
 from callpool.device.smart_status import rows
-from callpool.device.status import Status
+from callpool.device.status import PairStatus, Status
 from callpool.host.console import console, say
 
 
@@ -36,9 +36,25 @@ def lines(now: Status) -> list[tuple[str, str]]:
         found.append(("Last contact", f"{_when(now.last_contact)} ({ago} ago)"))
     if now.lease_end is not None and now.lease_seconds is not None:
         found.append(("Lease ends", f"{_when(now.lease_end)} (in {span(now.lease_seconds)})"))
+    if now.pair is not None:
+        found += pair_lines(now.pair)
     if now.features:
         found.append(("Features", ", ".join(now.features)))
     return found + (rows(now.smart) if now.smart is not None else [])
+
+
+def pair_lines(pair: PairStatus) -> list[tuple[str, str]]:
+    """Return label and value of what a unit says of its HA pair."""
+    heard = "never heard" if pair.peer_age < 0 else f"heard {pair.peer_age:.1f} s ago"
+    found = [
+        ("HA role", f"{pair.role} (service address {pair.service})"),
+        ("HA synchronised", "Yes" if pair.synchronised else "No"),
+        ("HA other unit", f"{pair.peer} {pair.peer_role or 'unknown'}, {heard}"),
+        ("HA license versions", f"{pair.running_version} here, {pair.peer_version} there"),
+    ]
+    if pair.switch_result:
+        found.append(("HA last switchover order", f"{pair.switch_done}: {pair.switch_result}"))
+    return found
 
 
 def show(now: Status) -> None:

@@ -1,12 +1,14 @@
 """The clocks: the system's own, and the lab's shared steppable one.
 
-The lab's clock moves wall and elapsed time of every callpool process together. It exists
+The lab's clock moves wall and elapsed time of every callpool process together; its wall time
+alone can be set wrong as well, as somebody does who sets a machine's clock. It exists
 only in a system that was initialised as a lab: the file is named by that system's
 configuration. TLS certificates and Kamailio stay on real time.
 """
 
 from __future__ import annotations
 
+import math
 import os
 import time
 from pathlib import Path
@@ -66,6 +68,8 @@ class LabTime(msgspec.Struct, frozen=True, kw_only=True):
     rate: float = 1.0
     #: The CLOCK_BOOTTIME reading at which this rate began.
     since: float = 0.0
+    #: Seconds by which the wall clock alone is off besides: of a machine whose clock was set.
+    wall: float = 0.0
 
     def ahead(self, boottime: float) -> float:
         """Return by how many seconds the lab is ahead at real `boottime`."""
@@ -96,8 +100,13 @@ class LabClock:
     def now(self) -> Instant:
         """Return lab time: wall and elapsed time moved together."""
         real = self._real.now()
-        ahead = self._read().ahead(real.boottime)
-        return Instant(wall=real.wall + ahead, boottime=real.boottime + ahead, boot_id=real.boot_id)
+        time = self._read()
+        ahead = time.ahead(real.boottime)
+        return Instant(
+            wall=real.wall + ahead + time.wall,
+            boottime=real.boottime + ahead,
+            boot_id=real.boot_id,
+        )
 
     def real_seconds(self, seconds: float) -> float:
         """Return the real seconds in which the lab's clock moves by `seconds`."""
@@ -108,20 +117,27 @@ class LabClock:
         if not seconds > 0:
             raise LicenseError("bad_clock_step", "The lab's clock only moves forward.")
         boottime = self._real.now().boottime
-        current = self._read()
-        self._write(current.ahead(boottime) + seconds, current.rate, boottime)
+        self._write(offset=self._read().ahead(boottime) + seconds, since=boottime)
+
+    def set_wall(self, seconds: float) -> None:
+        """Let the wall clock alone be `seconds` (of either sign) off; elapsed time goes on.
+
+        Raises LicenseError `bad_clock_step`.
+        """
+        if not math.isfinite(seconds):
+            raise LicenseError("bad_clock_step", "The wall clock is off by a number of seconds.")
+        self._write(wall=seconds)
 
     def set_rate(self, rate: float) -> None:
         """Run the lab at `rate` lab seconds a second; raises LicenseError `bad_clock_rate`."""
         if not 1.0 <= rate <= MAX_RATE:
             raise LicenseError("bad_clock_rate", f"The rate is 1 to {MAX_RATE:g}.")
         boottime = self._real.now().boottime
-        self._write(self._read().ahead(boottime), rate, boottime)
+        self._write(offset=self._read().ahead(boottime), rate=rate, since=boottime)
 
-    def _write(self, offset: float, rate: float, since: float) -> None:
-        write_durably(
-            self._file, msgspec.json.encode(LabTime(offset=offset, rate=rate, since=since))
-        )
+    def _write(self, **changes: float) -> None:
+        changed = msgspec.structs.replace(self._read(), **changes)
+        write_durably(self._file, msgspec.json.encode(changed))
 
 
 def clock_for(lab_clock: str) -> Clock:

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import re
+import secrets
 import shutil
 import tempfile
 from pathlib import Path
 from typing import Annotated, Final
 from urllib.parse import urlsplit
 
+import msgspec
 import typer
 
 from callpool.host.clock import LabClock
@@ -18,9 +21,11 @@ from callpool.lab.demo import Demo
 from callpool.lab.fleet import Plan, down, up
 from callpool.lab.handle import LabHandle
 from callpool.lab.hostile import FAULTS, Hostile, HostileServer
+from callpool.lab.simulated_fleet import SimulatedFleet, run_fleet
 from callpool.lab.spec import LAB_FILE, read_lab
 from callpool.licensing.errors import LicenseError
 from callpool.licensing.lease import APPLY_LIVE, APPLY_RESTART
+from callpool.manager.client import find_connection
 
 lab_app = typer.Typer(no_args_is_help=True, help="A whole system on loopback, to try and test.")
 clock_app = typer.Typer(no_args_is_help=True, help="The lab's shared clock.")
@@ -104,6 +109,43 @@ def lab_demo(
     raise typer.Exit(0 if held else 1)
 
 
+@lab_app.command()
+def chaos(
+    minutes: Annotated[float, typer.Option(help="How long faults go on.", min=0.1)] = 10.0,
+    seed: Annotated[
+        int, typer.Option(help="Plays that run again; 0 for one by chance.", min=0)
+    ] = 0,
+    sqlite: Annotated[
+        bool, typer.Option("--sqlite", help="Managers on SQLite instead of PostgreSQL.")
+    ] = False,
+) -> None:
+    """Hurt a whole system under calls at random; exits 0 only if every law held.
+
+    Two managers behind HAProxy, three devices with Kamailio and SIPp: kills, stops, cut links,
+    full disks, clocks that jump or are set wrong, the database killed and frozen. It mounts small
+    disks, so it needs root.
+    """
+    from callpool.lab.chaos.run import play
+
+    seed = seed or secrets.randbelow(10**9)
+    say(
+        f"seed {seed}: callpool lab chaos --minutes {minutes:g} --seed {seed}{' --sqlite' * sqlite}"
+    )
+    with console.status("Starting the system") as status:
+        outcome = play(seed, minutes * 60, status.update, postgresql=not sqlite)
+    for fault in outcome.faults:
+        say(str(fault))
+    for name, value in outcome.figures.items():
+        say(f"{name}: {value:g}")
+    for sentence in outcome.findings:
+        say(f"BROKEN: {sentence}")
+    if outcome.kept:
+        say(f"Files are kept in {outcome.kept}")
+    else:
+        say("Laws 1 to 5 held; nothing acknowledged was lost; the fleet converged.")
+    raise typer.Exit(1 if outcome.findings else 0)
+
+
 @lab_app.command("down")
 def lab_down(directory: Directory) -> None:
     """Stop exactly what `lab up` started."""
@@ -149,6 +191,43 @@ def seconds_from(text: str) -> float:
     if match is None:
         raise LicenseError("bad_duration", f"{text[:40]!r} is not a time such as 15m, 12h or 89d.")
     return float(match[1]) * _UNITS[match[2]]
+
+
+@lab_app.command("fleet")
+def lab_fleet(
+    devices: Annotated[int, typer.Option(help="How many devices.", min=1)] = 100,
+    directory: Annotated[
+        Path | None, typer.Option("--dir", help="Their directories; kept, and used again.")
+    ] = None,
+    manager: Annotated[str, typer.Option(help="URL of the manager; CALLPOOL_MANAGER.")] = "",
+    ca_file: Annotated[str, typer.Option(help="Its CA certificate; CALLPOOL_CA_FILE.")] = "",
+    seconds: Annotated[float, typer.Option("--for", help="Seconds to run for.", min=1)] = 60.0,
+    every: Annotated[
+        float, typer.Option(help="All contact at once, again after so many seconds; 0 for never.")
+    ] = 0.0,
+    hints: Annotated[
+        bool, typer.Option("--hints", help="Each keeps its hint stream open.")
+    ] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the figures as JSON.")] = False,
+) -> None:
+    """Load a manager with many devices: the real device core without SIP, on one event loop.
+
+    They are listed at the manager (as SIM-000000 and so on) by the operator of CALLPOOL_USERNAME
+    and CALLPOOL_PASSWORD, and enrol. `lab up` starts whole devices instead, a few.
+    """
+    with tempfile.TemporaryDirectory(prefix="callpool-fleet-") as scratch:
+        fleet = SimulatedFleet(
+            directory or Path(scratch),
+            find_connection(manager=manager, ca_file=ca_file, username="", lab=""),
+            devices=devices,
+            hints=hints,
+        )
+        told = asyncio.run(run_fleet(fleet, seconds=seconds, every=every))
+    if as_json:
+        typer.echo(msgspec.json.encode(told).decode())
+    else:
+        for name, value in told.items():
+            say(f"{name.replace('_', ' ')}: {value}")
 
 
 @clock_app.command()

@@ -139,6 +139,14 @@ class Builder:
         """Run a callpool command; raises CallpoolError `command_failed`."""
         return run((*_CALLPOOL, *words), environment=environment)
 
+    def url_of(self, name: str, mode: str, manager: ManagerEntry) -> str:
+        """Return where a device finds the manager."""
+        return manager.hostile if mode == SMART and self.plan.through_hostile else manager.url
+
+    def clock_of(self, name: str) -> Path:
+        """Return the file of a device's clock: all share the lab's."""
+        return self.clock
+
     def vendor(self) -> VendorEntry:
         """Make the vendor."""
         self.progress("vendor: a signing key")
@@ -169,7 +177,7 @@ class Builder:
             product_key=product_key,
             hostile=hostile,
         )
-        wait_for("the manager to answer", lambda: _answers(entry), seconds=_START_SECONDS)
+        wait_for("the manager to answer", lambda: answers(entry), seconds=_START_SECONDS)
         return entry
 
     def device(
@@ -204,13 +212,13 @@ class Builder:
             f"{name}-answerer", answerer_command(answerer, answerer_port, self.plan.scenario)
         )
         self._gate_file(directory.name, sip_port, answerer_port)
-        url = manager.hostile if smart and self.plan.through_hostile else manager.url
         self.callpool(
             "device", "init", "--dir", str(directory), "--serial", serial,
-            "--manager", url, "--ca-file", manager.ca_file, "--key", str(key),
+            "--manager", self.url_of(name, mode, manager), "--ca-file", manager.ca_file,
+            "--key", str(key),
             "--vendor-key", vendor.public_key_file, "--pages", f"127.0.0.1:{pages_port}",
             "--gate-settings", str(self.root / f"{name}.gate.json"),
-            "--lab-clock", str(self.clock), *(("--smart",) if smart else ()),
+            "--lab-clock", str(self.clock_of(name)), *(("--smart",) if smart else ()),
             *(("--ssh", ssh) if ssh else ()),
             environment={"CALLPOOL_TOKEN": token},
         )  # fmt: skip
@@ -286,7 +294,8 @@ class Builder:
         return msgspec.structs.replace(device, kamailio_pid=told["kamailio_pid"])
 
 
-def _answers(manager: ManagerEntry) -> bool:
+def answers(manager: ManagerEntry) -> bool:
+    """Tell whether the manager answers."""
     context = ssl.create_default_context(cafile=manager.ca_file)
     try:
         with urllib.request.urlopen(manager.url + "/api/v1/pool", context=context, timeout=2):  # noqa: S310  the URL is ours, https
@@ -307,12 +316,14 @@ def environment_of(manager: ManagerEntry) -> dict[str, str]:
     }
 
 
-def up(directory: Path, plan: Plan, progress: Progress) -> Lab:
-    """Bring a lab up in `directory` and write its `lab.json`.
+def up(
+    directory: Path, plan: Plan, progress: Progress, make: Callable[..., Builder] = Builder
+) -> Lab:
+    """Bring a lab up in `directory` and write its `lab.json`; `make` builds another kind of lab.
 
     What was started is stopped again when something fails. Raises CallpoolError.
     """
-    builder = Builder(directory, plan, progress)
+    builder = make(directory, plan, progress)
     try:
         vendor = builder.vendor()
         manager = builder.manager(vendor)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import sys
@@ -12,9 +13,9 @@ import msgspec
 
 from callpool.device.control import ask
 from callpool.device.settings import Layout
-from callpool.host.process import ProcessId, identify
+from callpool.host.process import is_alive
 from callpool.lab.answerer import trace_of
-from callpool.lab.processes import spawn, stop, wait_for
+from callpool.lab.processes import identity, spawn, stop, wait_for
 from callpool.lab.spec import DeviceEntry, Lab, ProcessEntry, read_lab, write_lab
 from callpool.licensing.capacity import Capacity
 from callpool.licensing.errors import CallpoolError
@@ -167,12 +168,15 @@ class LabHandle:
         return next(p for p in self.lab.processes if p.name == name)
 
     def send(self, name: str, number: signal.Signals) -> None:
-        """Send a signal to one of the lab's processes."""
+        """Send a signal to one of the lab's processes; raises ProcessLookupError."""
+        if not self.alive(name):  # the number may be another's by now
+            raise ProcessLookupError(name)
         os.kill(self.process(name).pid, number)
 
     def kill(self, name: str) -> None:
         """Kill one of the lab's processes (-9) and wait until it is gone."""
-        self.send(name, signal.SIGKILL)
+        with contextlib.suppress(ProcessLookupError):
+            self.send(name, signal.SIGKILL)
         stop(self.process(name), grace=10.0)
 
     def kill_kamailio(self, name: str) -> None:
@@ -217,5 +221,4 @@ class LabHandle:
 
     def alive(self, name: str) -> bool:
         """Tell whether one of the lab's processes runs."""
-        entry = self.process(name)
-        return identify(entry.pid) == ProcessId(pid=entry.pid, started=entry.started)
+        return is_alive(identity(self.process(name)))

@@ -53,11 +53,19 @@ def spawn(
             start_new_session=True,
             env={**os.environ, **(environment or {})},
         )
+    _reap()
     _CHILDREN[child.pid] = child
     found = identify(child.pid)
     if found is None:
         raise CallpoolError("did_not_start", f"{name} ended at once: {last_line(log)}")
     return ProcessEntry(name=name, pid=found.pid, started=found.started)
+
+
+def _reap() -> None:
+    """Let go of children that have ended, whoever ended them: else they stay as zombies."""
+    for pid, child in list(_CHILDREN.items()):
+        if child.poll() is not None:
+            _CHILDREN.pop(pid, None)
 
 
 def last_line(log: Path) -> str:
@@ -79,9 +87,9 @@ def stop(entry: ProcessEntry, *, grace: float) -> None:
     process = identity(entry)
 
     def gone() -> bool:
-        if entry.pid in _CHILDREN and _CHILDREN[entry.pid].poll() is not None:
-            del _CHILDREN[entry.pid]
-        return not is_alive(process)
+        alive = is_alive(process)
+        _reap()
+        return not alive
 
     for number, seconds in ((signal.SIGTERM, grace), (signal.SIGKILL, 5.0)):
         if gone():

@@ -31,10 +31,12 @@ RESETTING: Final = f"{VENDOR_TRAPS}.5"
 HITLESS_STATUS: Final = f"{VENDOR_TRAPS}.48"
 EVENTS: Final = frozenset({BOARD_STARTED, RESETTING, HITLESS_STATUS})
 
-#: What an HA pair raises and clears in a hitless run (facts/license-pool.md 6, inferred there).
+#: What an HA pair raises and clears in a hitless run (facts/license-pool.md 6, inferred there;
+#: between its steps the units run different licenses, which callpool's tell as a mismatch).
 HA_SYSTEM_FAULT: Final = f"{VENDOR_TRAPS}.33"
+HA_MISMATCH: Final = f"{VENDOR_TRAPS}.34"
 HA_SWITCH_OVER: Final = f"{VENDOR_TRAPS}.35"
-HITLESS_RUN: Final = (HA_SYSTEM_FAULT, HA_SWITCH_OVER, HITLESS_STATUS)
+HITLESS_RUN: Final = (HA_SYSTEM_FAULT, HA_MISMATCH, HA_SWITCH_OVER, HITLESS_STATUS)
 
 
 class Heard(msgspec.Struct, frozen=True, kw_only=True):

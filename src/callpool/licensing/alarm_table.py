@@ -51,11 +51,19 @@ POOL_INFRASTRUCTURE: Final = f"{VENDOR_TRAPS}.106"
 POOL_APPLICATION: Final = f"{VENDOR_TRAPS}.107"
 POOL_OVER_ALLOCATION: Final = f"{VENDOR_TRAPS}.125"
 
+#: The vendor's alarms of an HA pair.
+HA_SYSTEM_FAULT: Final = f"{VENDOR_TRAPS}.33"
+HA_CONFIG_MISMATCH: Final = f"{VENDOR_TRAPS}.34"
+HA_SYSTEM_SWITCHOVER: Final = f"{VENDOR_TRAPS}.35"
+
 #: What each alarm is called, as the MIB modules name its notification.
 ALARM_NAMES: Final[Mapping[str, str]] = {
     POOL_INFRASTRUCTURE: "acLicensePoolInfraAlarm",
     POOL_APPLICATION: "acLicensePoolApplicationAlarm",
     POOL_OVER_ALLOCATION: "acLicensePoolOverAllocationAlarm",
+    HA_SYSTEM_FAULT: "acHASystemFaultAlarm",
+    HA_CONFIG_MISMATCH: "acHASystemConfigMismatchAlarm",
+    HA_SYSTEM_SWITCHOVER: "acHASystemSwitchOverAlarm",
     f"{OWN_TRAPS}.1": "callpoolCloneLockedAlarm",
     f"{OWN_TRAPS}.2": "callpoolClockSkewAlarm",
     f"{OWN_TRAPS}.3": "callpoolClockBehindAlarm",
@@ -74,6 +82,8 @@ ALARM_NAMES: Final[Mapping[str, str]] = {
     f"{OWN_TRAPS}.16": "callpoolSessionsNearlyUsedAlarm",
     f"{OWN_TRAPS}.17": "callpoolUsersNearlyUsedAlarm",
     f"{OWN_TRAPS}.18": "callpoolSmartAboveMaximumAlarm",
+    f"{OWN_TRAPS}.19": "callpoolPairDoubleActiveAlarm",
+    f"{OWN_TRAPS}.20": "callpoolPairDriftAlarm",
 }
 
 # X.733 probable causes.
@@ -155,6 +165,15 @@ SMART_CLOCK: Final = "smart_clock_out_of_range"
 SMART_ABOVE_MAXIMUM: Final = "smart_count_above_maximum"
 SESSIONS_NEARLY_USED: Final = "sessions_nearly_used"
 USERS_NEARLY_USED: Final = "users_nearly_used"
+HA_FAULT: Final = "ha_fault"
+HA_WAITING: Final = "ha_waiting"
+HA_MISMATCH: Final = "ha_mismatch"
+HA_SWITCHOVER: Final = "ha_switchover"
+HA_DOUBLE_ACTIVE: Final = "ha_double_active"
+HA_DRIFT: Final = "ha_drift"
+
+#: The alarms that a planned run of an HA pair brings with it.
+HA_ALARMS: Final = (HA_FAULT, HA_WAITING, HA_MISMATCH, HA_SWITCHOVER, HA_DOUBLE_ACTIVE, HA_DRIFT)
 
 #: In order: of conditions behind one alarm that are as grave, the first is told.
 DEFINITIONS: Final[Mapping[str, Definition]] = {
@@ -414,5 +433,56 @@ DEFINITIONS: Final[Mapping[str, Definition]] = {
         oid=f"{OWN_TRAPS}.17",
         event_type=EventType.QUALITY_OF_SERVICE,
         cause=_THRESHOLD,
+    ),
+    HA_FAULT: Definition(
+        severity=Severity.CRITICAL,
+        text="The HA pair is not whole: {}",
+        short="SYS_HA: no HA system.",
+        next_step="Bring the other unit and the way to it back; until then nothing stands in for "
+        "this one.",
+        oid=HA_SYSTEM_FAULT,
+        event_type=EventType.QUALITY_OF_SERVICE,
+        cause=_OUT_OF_SERVICE,
+    ),
+    HA_WAITING: Definition(
+        severity=Severity.MINOR,
+        text="The HA pair waits for the other unit: {}",
+        short="SYS_HA: waiting for the redundant unit.",
+        next_step="None while the other unit restarts.",
+        oid=HA_SYSTEM_FAULT,
+        event_type=EventType.QUALITY_OF_SERVICE,
+        cause=_OUT_OF_SERVICE,
+    ),
+    HA_MISMATCH: Definition(
+        severity=Severity.MAJOR,
+        text="The two units of the HA pair enforce different licenses: {}",
+        next_step="Restart with save the unit that has the older licenses.",
+        oid=HA_CONFIG_MISMATCH,
+        event_type=EventType.PROCESSING_ERROR,
+        cause=_CONFIGURATION,
+    ),
+    HA_SWITCHOVER: Definition(
+        severity=Severity.CRITICAL,
+        text="Switchover: this unit is now {}.",
+        next_step="Find out why, unless it was asked for.",
+        oid=HA_SYSTEM_SWITCHOVER,
+        event_type=EventType.QUALITY_OF_SERVICE,
+        cause=_OUT_OF_SERVICE,
+    ),
+    HA_DOUBLE_ACTIVE: Definition(
+        severity=Severity.CRITICAL,
+        text="Both units of the HA pair have the service address: this one and {}.",
+        next_step="Mend the network between the units: VRRP settles it as soon as it passes again.",
+        oid=f"{OWN_TRAPS}.19",
+        event_type=EventType.COMMUNICATIONS,
+        cause=_COMMUNICATIONS_SUBSYSTEM,
+    ),
+    HA_DRIFT: Definition(
+        severity=Severity.WARNING,
+        text="The calls or registrations of the two units differed: {}",
+        next_step="Look for packet loss between the units if it comes again.",
+        oid=f"{OWN_TRAPS}.20",
+        event_type=EventType.PROCESSING_ERROR,
+        cause=_CORRUPT_DATA,
     ),
 }

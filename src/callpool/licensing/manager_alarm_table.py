@@ -37,6 +37,7 @@ TARGET_DOWN: Final = "target_down"
 RECEIVER_DOWN: Final = "receiver_down"
 AUTHORITY_MAJOR: Final = "authority_alert_major"
 AUTHORITY_MINOR: Final = "authority_alert_minor"
+HITLESS_STOPPED: Final = "hitless_run_stopped"
 
 # X.733 probable causes, as AcBoard numbers them.
 _COMMUNICATIONS_SUBSYSTEM: Final = 6
@@ -64,6 +65,7 @@ MANAGER_ALARM_NAMES: Final[Mapping[str, str]] = {
     _own(109): "callpoolForwardingAlarm",
     _own(110): "callpoolReceiverAlarm",
     _own(111): "callpoolAuthorityAlarm",
+    _own(112): "callpoolHitlessRunAlarm",
 }
 
 #: In order: of conditions behind one alarm that are as grave, the first is told.
@@ -196,6 +198,13 @@ MANAGER_DEFINITIONS: Final[Mapping[str, Definition]] = {
         oid=_own(111),
         event_type=EventType.PROCESSING_ERROR,
         retold=True,
+    ),
+    HITLESS_STOPPED: Definition(
+        severity=Severity.MAJOR,
+        text="A hitless installation has stopped, the pair serves on: {}",
+        next_step="Resume it, roll it back or close it: callpool pool hitless.",
+        oid=_own(112),
+        event_type=EventType.PROCESSING_ERROR,
     ),
 }
 

@@ -23,9 +23,17 @@ from callpool.manager.change import Acting, Change
 from callpool.manager.operators import TOKEN_MARK
 from callpool.manager.passwords import NOBODY, Verifier
 from callpool.manager.roles import TENANT_OPERATOR, allowed
-from callpool.manager.sign_in_limits import Limits
-from callpool.manager.store.database import Row, Tx
+from callpool.manager.sign_in_limits import (
+    ADDRESS_FAILURES,
+    ADDRESS_SECONDS,
+    NAME_FAILURES,
+    NAME_SECONDS,
+    Limits,
+    too_many_for_name,
+    too_many_from_address,
+)
 from callpool.manager.store.scope import WHOLE, Scope
+from callpool.manager.store.tx import Row, Tx
 from callpool.manager.web import in_thread
 from callpool.wire.tokens import hashed
 
@@ -139,6 +147,8 @@ class Access:
         async with self._verifier.turn():
             # Only now: whoever waited in the queue meanwhile counts.
             self._limits.check(username, source)
+            if not self.manager.database.is_sqlite:
+                await in_thread(lambda: self._check_elsewhere(username, source))
             good = await self._verifier.matches(kept, password) and kept != NOBODY
             blocked = not good and self._limits.failed(username, source)
         if not good or row is None:
@@ -153,6 +163,38 @@ class Access:
                 self._remembered.popitem(last=False)
             await in_thread(lambda: self._change(found, lambda c: _signed_in(c, username)))
         return found
+
+    def _check_elsewhere(self, username: str, source: str) -> None:
+        """Count what failed at other managers too, as the journal has it.
+
+        Raises CallpoolError `too_many_failures`.
+        """
+        now = self.manager.clock.now().wall
+
+        def count(tx: Tx, column: str, value: str, seconds: float) -> int:
+            return int(
+                tx.value(
+                    "SELECT count(*) FROM (SELECT at, who, source FROM journal"  # noqa: S608  our own words
+                    " WHERE cause = 'sign_in_failed' ORDER BY entry DESC LIMIT 1000) AS failed"
+                    f" WHERE {column} = :value AND at > :since AND at <= :now",
+                    value=value,
+                    since=now - seconds,
+                    now=now,
+                )
+            )
+
+        def work(tx: Tx) -> None:
+            if count(tx, "source", source, ADDRESS_SECONDS) >= ADDRESS_FAILURES:
+                raise too_many_from_address()
+            if count(tx, "who", username, NAME_SECONDS) >= NAME_FAILURES and not tx.value(
+                "SELECT 1 FROM journal WHERE who = :who AND cause = 'signed_in'"
+                " AND source = :source LIMIT 1",
+                who=username,
+                source=source,
+            ):
+                raise too_many_for_name()
+
+        self.manager.database.read(work)
 
     def _remembers(self, memory: bytes) -> bool:
         now = self._real_time()

@@ -22,7 +22,7 @@ from callpool.manager.passwords import check_password, hashed_aside
 from callpool.manager.roles import VIEWER, allowed
 from callpool.manager.shapes import access as forms
 from callpool.manager.shapes.base import Numbered
-from callpool.manager.store.database import Tx
+from callpool.manager.store.tx import Tx
 from callpool.manager.web import answer, in_thread, source_of
 
 
@@ -128,10 +128,11 @@ async def show_me(request: AnyRequest) -> Answer:
 async def show_sessions(request: AnyRequest) -> Answer:
     """List my sessions."""
     who = principal_of(request)
-    return await show(request, lambda tx, now: {"sessions": _sessions(tx, now, who)})
+    return await show(request, lambda tx, now: {"sessions": sessions_of(tx, now, who)})
 
 
-def _sessions(tx: Tx, now: float, who: Principal) -> list[dict[str, Any]]:
+def sessions_of(tx: Tx, now: float, who: Principal) -> list[dict[str, Any]]:
+    """Return one's own sessions, the newest first."""
     return [
         {
             "id": r["hash"][:16],

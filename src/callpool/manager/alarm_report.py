@@ -15,7 +15,7 @@ from callpool.licensing.alarm_words import LAST_UNIQUE, SOURCE, described, uniqu
 from callpool.licensing.alarms import Event
 from callpool.manager.alarms import PROTOCOL, reconcile, take
 from callpool.manager.change import Change
-from callpool.manager.store.database import Row
+from callpool.manager.store.tx import Row
 from callpool.wire.messages import AlarmMessage, AlarmsMessage
 
 #: Events that are taken of one contact, and active alarms; a device sends no more.

@@ -12,7 +12,7 @@ from callpool.licensing.errors import LicenseError
 from callpool.licensing.manager_alarm_table import ALL_DEFINITIONS
 from callpool.manager.authority_views import Time
 from callpool.manager.paging import Column, Page, Sorts, page_rows
-from callpool.manager.store.database import Row, Tx
+from callpool.manager.store.tx import Row, Tx
 
 #: The number of an alarm, and of an event.
 _BY_NUMBER: Final[Sorts] = {"id": (Column("place", "place", int),)}
@@ -58,8 +58,11 @@ def active(tx: Tx, query: ActiveQuery) -> dict[str, Any]:
         " LEFT JOIN tenant t ON t.tenant_id = d.tenant_id"
         " WHERE a.severity >= :severity AND a.raised_at >= :since"
         " AND (:device = '' OR d.name = :device) AND (:tenant = '' OR t.name = :tenant)"
-        " AND (:expected IS NULL OR (a.expected <> '') = :expected)"
-        " AND (:acknowledged IS NULL OR (a.acknowledged_at IS NOT NULL) = :acknowledged)) WHERE 1",
+        " AND (CAST(:expected AS BOOLEAN) IS NULL"
+        "  OR (a.expected <> '') = CAST(:expected AS BOOLEAN))"
+        " AND (CAST(:acknowledged AS BOOLEAN) IS NULL"
+        "  OR (a.acknowledged_at IS NOT NULL) = CAST(:acknowledged AS BOOLEAN)))"
+        " AS found WHERE TRUE",
         _BY_NUMBER,
         query,
         _NEWEST,
@@ -78,7 +81,8 @@ def history(tx: Tx, query: AlarmQuery) -> dict[str, Any]:
         " LEFT JOIN tenant t ON t.tenant_id = e.tenant_id"
         " WHERE e.worst >= :severity AND e.at >= :since"
         " AND (:device = '' OR d.name = :device) AND (:tenant = '' OR t.name = :tenant)"
-        " AND (:expected IS NULL OR (e.expected <> '') = :expected)) WHERE 1",
+        " AND (CAST(:expected AS BOOLEAN) IS NULL"
+        "  OR (e.expected <> '') = CAST(:expected AS BOOLEAN))) AS found WHERE TRUE",
         _BY_NUMBER,
         query,
         _NEWEST,

@@ -16,7 +16,7 @@ from callpool.licensing.alarm_feed import NO_NUMBER, SAME_TIME, Heard, Known, La
 from callpool.licensing.alarm_table import Severity
 from callpool.licensing.errors import LicenseError
 from callpool.manager.change import Change
-from callpool.manager.store.database import Row, Tx
+from callpool.manager.store.tx import Row, Tx
 
 #: Ways by which an alarm is heard.
 PROTOCOL: Final = "protocol"

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import asyncio.sslproto
 import contextlib
 import logging
+import resource
 import signal
 import socket
 import sys
@@ -27,6 +29,7 @@ from callpool.manager import (
     authority_api,
     bulk_api,
     device_api,
+    hitless_api,
     metrics,
     openapi_api,
     operator_api,
@@ -35,12 +38,16 @@ from callpool.manager import (
     usage_api,
 )
 from callpool.manager.access import Access
+from callpool.manager.console import routes as console
+from callpool.manager.console.live import Feed
 from callpool.manager.core import Manager
 from callpool.manager.declare import declared
 from callpool.manager.guard import guard
 from callpool.manager.headers import secure
 from callpool.manager.hints import Hub
 from callpool.manager.keeper import alarm_process
+from callpool.manager.moves import running
+from callpool.manager.overload import ContactRoom
 from callpool.manager.own_alarms import OwnAlarms
 from callpool.manager.settings import split_listen
 from callpool.manager.web import in_thread, refuse, refuse_bug, refuse_http
@@ -49,6 +56,12 @@ from callpool.manager.web import in_thread, refuse, refuse_bug, refuse_http
 _SWEEP: Final = 0.5
 #: Real seconds between two looks at what is wrong.
 _LOOK: Final = 1.0
+#: Bytes that asyncio sets aside for each TLS connection. Its own 256 KiB are 5 GB for the streams
+#: that one process may hold open; a record has 16 KiB, and so has a long contact.
+_TLS_BUFFER: Final = 32 * 1024
+
+#: Seconds after which a peer that vanished without a word (power cut, cable, NAT) is given up.
+GONE_AFTER: Final = 120
 
 _log = logging.getLogger(__name__)
 
@@ -57,8 +70,10 @@ def build(manager: Manager, port: int) -> Litestar:
     """Return the application of a manager that listens on `port`."""
 
     @contextlib.asynccontextmanager
-    async def running(app: Litestar) -> AsyncIterator[None]:
+    async def lifespan(app: Litestar) -> AsyncIterator[None]:
         app.state.hub = Hub(manager)
+        app.state.feed = Feed(manager)
+        app.state.desk = device_api.ContactDesk(manager, app.state.base_urls)
         beside = [
             asyncio.create_task(_sweep(manager)),
             asyncio.create_task(_look(manager)),
@@ -72,6 +87,7 @@ def build(manager: Manager, port: int) -> Litestar:
             await asyncio.gather(*beside, return_exceptions=True)
             with contextlib.suppress(CallpoolError):  # the next start signs what is there then
                 await in_thread(lambda: manager.heads.keep(manager, at_once=True))
+            await app.state.feed.stop()
             await app.state.hub.stop()
 
     handlers: dict[Any, Any] = {
@@ -88,18 +104,24 @@ def build(manager: Manager, port: int) -> Litestar:
             *openapi_api.HANDLERS,
             *operator_api.HANDLERS,
             *restart_api.HANDLERS,
+            *hitless_api.HANDLERS,
             *smart_api.HANDLERS,
             *usage_api.HANDLERS,
             *bulk_api.HANDLERS,
+            *console.HANDLERS,
             *metrics.HANDLERS,
             *alarms_api.HANDLERS,
         ],
-        lifespan=[running],
+        lifespan=[lifespan],
         state=State(
             {
                 "manager": manager,
                 "access": Access(manager),
+                "assets": console.prepare(manager),
                 "metrics": metrics.Metrics(manager),
+                "room": ContactRoom(
+                    manager.settings.contacts_waiting, wall=lambda: manager.clock.now().wall
+                ),
                 "base_urls": manager.settings.base_urls(port),
             }
         ),
@@ -121,6 +143,8 @@ async def _sweep(manager: Manager) -> None:
     while True:
         try:
             await in_thread(manager.sweep)
+            await in_thread(manager.database.tell)
+            await in_thread(manager.grants.follow)
             await in_thread(lambda: manager.heads.keep(manager))
             told = ""
         except CallpoolError as error:
@@ -133,6 +157,13 @@ async def _sweep(manager: Manager) -> None:
 async def _look(manager: Manager) -> None:
     """Look at what is wrong again and again: the manager's own alarms."""
     own = OwnAlarms(manager)
+    try:
+        await _look_on(own)
+    finally:
+        own.close()
+
+
+async def _look_on(own: OwnAlarms) -> None:
     while True:
         began = time.monotonic()
         try:
@@ -144,21 +175,27 @@ async def _look(manager: Manager) -> None:
 
 
 class Server(uvicorn.Server):
-    """Ends the open streams of hints when it is told to stop, so that it does stop."""
+    """Ends the open streams of hints and pages when it is told to stop, so that it does stop."""
 
     def handle_exit(self, sig: int, frame: Any) -> None:
         """Take a signal."""
         app = self.config.app
         if isinstance(app, Litestar) and "hub" in app.state:
             app.state.hub.close()
+            app.state.feed.close()
         super().handle_exit(sig, frame)
 
 
 def serve(manager: Manager, listen: str) -> None:
     """Serve until a signal ends it.
 
-    Raises CallpoolError `port_in_use` or `cannot_listen`.
+    Raises CallpoolError `port_in_use`, `cannot_listen`, `manager_runs` or `database_unusable`.
     """
+    with running(manager.layout):
+        _serve(manager, listen)
+
+
+def _serve(manager: Manager, listen: str) -> None:
     # Uvicorn raises the signal that ended it once more: a manager that was told to stop has
     # done what it was told, and its status is 0.
     for name in (signal.SIGTERM, signal.SIGINT):
@@ -167,11 +204,16 @@ def serve(manager: Manager, listen: str) -> None:
     listener = _listen(address, port)
     port = listener.getsockname()[1]
     manager.identity.renew_tls(manager.settings.hosts)
+    # A database that cannot be read says so here, in one sentence.
+    manager.database.read(lambda tx: tx.value("SELECT report FROM unit LIMIT 1"))
+    asyncio.sslproto.SSLProtocol.max_size = _TLS_BUFFER
+    _open_many_files()
     say(f"callpool manager: {manager.settings.url(port)}")
     config = uvicorn.Config(
         build(manager, port),
         ssl_certfile=str(manager.layout.certificate),
         ssl_keyfile=str(manager.layout.certificate_key),
+        ssl_keyfile_password=(manager.identity.passphrase or b"").decode() or None,
         log_level="warning",
         access_log=False,
         server_header=False,
@@ -182,15 +224,27 @@ def serve(manager: Manager, listen: str) -> None:
     Server(config).run(sockets=[listener])
 
 
+def _open_many_files() -> None:
+    """Let the process hold as many connections as the system allows it."""
+    most = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
+    with contextlib.suppress(OSError, ValueError):  # a sandbox forbids it and says the limit itself
+        resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
+
+
 def _listen(address: str, port: int) -> socket.socket:
     family = socket.AF_INET6 if ":" in address else socket.AF_INET
     listener = socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP)
     listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     # Inherited by every connection: without it a reply in two writes waits 40 ms for an ACK.
     listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    # So is this: a peer that vanished, idle or not, keeps no connection and no stream open.
+    listener.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+    listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPIDLE, GONE_AFTER // 2)
+    listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPINTVL, max(1, GONE_AFTER // 6))
+    listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, GONE_AFTER * 1000)
     try:
         listener.bind((address, port))
-        listener.listen(1024)
+        listener.listen(4096)  # the kernel's own limit bounds it (net.core.somaxconn)
     except OSError as error:
         listener.close()
         if error.errno == 98:

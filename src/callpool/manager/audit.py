@@ -15,7 +15,7 @@ from typing import Any, Final
 
 import msgspec
 
-from callpool.manager.store.database import Row, Tx
+from callpool.manager.store.tx import Row, Tx
 
 #: What was asked for was done, or was refused for want of permission.
 DONE: Final = "done"
@@ -113,7 +113,7 @@ class Chain:
             "elsewhere": not whole and tenant is not None and not self._of(tenant, asked_within),
         }
         line["hash"] = line_hash(before, line)
-        self.tx.run(
+        self.tx.later(
             "INSERT INTO journal (entry, at, who, role, via, source, cause, detail, outcome,"
             " tenant_id, elsewhere, hash) VALUES (:entry, :at, :who, :role, :via, :source, :cause,"
             " :detail, :outcome, :tenant_id, :elsewhere, :hash)",

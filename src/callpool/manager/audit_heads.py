@@ -140,8 +140,8 @@ def _last(manager: Manager) -> Head:
     row = manager.database.read(
         lambda tx: tx.row(
             "SELECT (SELECT value FROM meta WHERE name = 'product_key') AS product_key, j.entry,"
-            " j.hash FROM (SELECT 1) LEFT JOIN (SELECT entry, hash FROM journal"
-            " ORDER BY entry DESC LIMIT 1) j"
+            " j.hash FROM (SELECT 1 AS one) AS one LEFT JOIN (SELECT entry, hash FROM journal"
+            " ORDER BY entry DESC LIMIT 1) AS j ON TRUE"
         )
     )
     assert row is not None  # a LEFT JOIN of one row has one

@@ -12,7 +12,7 @@ from callpool.manager.audit import ACCEPTED, LOST, line_hash
 from callpool.manager.audit_heads import Head, holds, read_head
 from callpool.manager.change import Change
 from callpool.manager.core import Manager
-from callpool.manager.store.database import Row
+from callpool.manager.store.tx import Row
 
 #: Findings that are told one by one; of more it is told how many.
 MOST_FINDINGS: Final = 100

@@ -12,7 +12,7 @@ import msgspec
 
 from callpool.manager.authority_csv import cell
 from callpool.manager.paging import Page, cursor_after, read_cursor
-from callpool.manager.store.database import Row, Tx
+from callpool.manager.store.tx import Row, Tx
 
 #: The columns of CSV; `time` is UTC, as ISO 8601 has it.
 COLUMNS: Final = (

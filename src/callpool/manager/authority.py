@@ -32,7 +32,7 @@ from callpool.manager.authority_ledger import (
 )
 from callpool.manager.change import Change
 from callpool.manager.inventory import check_name
-from callpool.manager.store.database import Row
+from callpool.manager.store.tx import Row
 from callpool.wire.tokens import hashed, new_secret
 
 #: The virtual account that every account begins with.
@@ -229,7 +229,8 @@ def import_order(
 def _give(change: Change, order_id: str, tag: str, va: int, count: int) -> None:
     change.tx.run(
         "INSERT INTO entitlement (order_id, tag, va_id, count) VALUES (:order, :tag, :va, :count)"
-        " ON CONFLICT (order_id, tag, va_id) DO UPDATE SET count = count + excluded.count",
+        " ON CONFLICT (order_id, tag, va_id) DO UPDATE SET"
+        " count = entitlement.count + excluded.count",
         order=order_id,
         tag=tag,
         va=va,

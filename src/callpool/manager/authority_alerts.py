@@ -67,6 +67,7 @@ EventKind = Literal[
     "certificate_renewed",
     "certificate_revoked",
     "alert_dismissed",
+    "renewal_asked",
 ]
 EVENTS: Final[tuple[str, ...]] = get_args(EventKind)
 

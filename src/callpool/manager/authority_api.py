@@ -7,6 +7,7 @@ problem document, which proves nothing to anybody.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import Any, Final
 
@@ -34,8 +35,9 @@ from callpool.manager.declare import api
 from callpool.manager.device_api import check_url
 from callpool.manager.hints import Hub, instance_stream
 from callpool.manager.identity import Identity
+from callpool.manager.overload import Caller, ContactRoom
 from callpool.manager.roles import DEVICE
-from callpool.manager.store.database import Row
+from callpool.manager.store.tx import Row
 from callpool.manager.web import in_thread, read_body, source_of
 from callpool.wire.envelope import read, sign, verify
 from callpool.wire.keys import PublicKey
@@ -55,6 +57,7 @@ from callpool.wire.smart_messages import (
     DeregisterRequest,
     InstanceRequest,
     Refusal,
+    RegisterRequest,
     RenewIdRequest,
     SmartHintsRequest,
     SmartRequest,
@@ -138,9 +141,13 @@ async def register_door(request: AnyRequest) -> Response[str]:
     manager: Manager = request.app.state.manager
     envelope = await read_body(request, {CONTENT_TYPE})
 
-    def work() -> Response[str]:
+    def check() -> tuple[Caller, tuple[RegisterRequest, PublicKey]]:
         asked, key = read_register(envelope)
         _check_form(asked)
+        return Caller(name=f"enrol:{key.kid}", lease_end=math.inf), (asked, key)
+
+    def work(found: tuple[RegisterRequest, PublicKey]) -> Response[str]:
+        asked, key = found
         try:
             _check_bound(request, asked, REGISTER_PATH, None)
             reply = manager.change(
@@ -153,8 +160,9 @@ async def register_door(request: AnyRequest) -> Response[str]:
             return _refusal(manager, asked, error, None)
         return Response(reply, media_type=CONTENT_TYPE)
 
+    room: ContactRoom = request.app.state.room
     with request.app.state.metrics.contact("smart_register") as outcome:
-        return await in_thread(work)
+        return await room.serve(check, work)
 
 
 async def _door(
@@ -163,8 +171,12 @@ async def _door(
     manager: Manager = request.app.state.manager
     envelope = await read_body(request, {CONTENT_TYPE})
 
-    def work() -> Response[str]:
+    def check() -> tuple[Caller, tuple[Any, Row, str]]:
         asked, instance, kid = _signed(manager, envelope, typ, kind)
+        return _caller(manager, instance), (asked, instance, kid)
+
+    def work(found: tuple[Any, Row, str]) -> Response[str]:
+        asked, instance, kid = found
         try:
             _check_bound(request, asked, path, instance)
             given = manager.change(
@@ -180,9 +192,21 @@ async def _door(
             return _refusal(manager, asked, given.refusal, instance)
         return Response(given.reply, media_type=CONTENT_TYPE)
 
+    room: ContactRoom = request.app.state.room
     door = path.rpartition("/")[2].replace("-", "_")
     with request.app.state.metrics.contact(f"smart_{door}") as outcome:
-        return await in_thread(work)
+        return await room.serve(check, work)
+
+
+def _caller(manager: Manager, instance: Row) -> Caller:
+    """Return who asks; an authorization's end stands for the lease's."""
+    ends = manager.database.read(
+        lambda tx: tx.value(
+            "SELECT min(expires_at) FROM smart_authorization WHERE instance_id = :instance",
+            instance=instance["instance_id"],
+        )
+    )
+    return Caller(name=instance_stream(instance["instance_id"]), lease_end=float(ends or 0.0))
 
 
 @post(AUTHORIZE_PATH, status_code=200, opt=api(DEVICE))
@@ -221,7 +245,9 @@ async def smart_hints_door(request: AnyRequest) -> Stream | Response[str]:
             return _refusal(manager, asked, error, instance)
         return instance
 
-    found = await in_thread(work)
+    room: ContactRoom = request.app.state.room
+    with room.arriving():
+        found = await in_thread(work)
     if isinstance(found, Response):
         return found
     return Stream(

@@ -49,7 +49,7 @@ from callpool.manager.authority_values import next_value, number_of, recall
 from callpool.manager.change import Change
 from callpool.manager.contacts import check_skew
 from callpool.manager.identity import Identity, check_request
-from callpool.manager.store.database import Row, Tx
+from callpool.manager.store.tx import Row, Tx
 from callpool.wire.envelope import sign
 from callpool.wire.keys import PublicKey
 from callpool.wire.smart_messages import (

@@ -19,7 +19,7 @@ from callpool.manager.authority_values import next_value
 from callpool.manager.change import Change
 from callpool.manager.contacts import check_skew
 from callpool.manager.identity import ID_DAYS, Identity, check_request
-from callpool.manager.store.database import Row
+from callpool.manager.store.tx import Row
 from callpool.wire.envelope import read, sign, unverified, verify
 from callpool.wire.keys import PublicKey
 from callpool.wire.smart_messages import (

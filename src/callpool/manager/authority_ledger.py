@@ -32,7 +32,7 @@ from callpool.manager.authority_alerts import (
     raise_alert,
 )
 from callpool.manager.change import CLOCK, Change
-from callpool.manager.store.database import Row
+from callpool.manager.store.tx import Row
 from callpool.wire.smart_messages import IN_COMPLIANCE, OUT_OF_COMPLIANCE
 
 #: States of a product instance's row; all but the first have left the list.
@@ -170,7 +170,7 @@ def plan(change: Change) -> None:
         " UNION ALL SELECT last_contact + :connect FROM product_instance WHERE state = 'registered'"
         " UNION ALL SELECT last_contact + :silence FROM product_instance WHERE state = 'registered'"
         " UNION ALL SELECT certificate_until FROM product_instance WHERE state = 'registered')"
-        " WHERE at > :now",
+        " AS due WHERE at > :now",
         connect=AUTHORIZATION_RENEW + CONNECT_GRACE,
         silence=SILENCE,
         now=change.now,

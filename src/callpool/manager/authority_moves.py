@@ -8,7 +8,7 @@ from callpool.manager.authority_alerts import event
 from callpool.manager.authority_instances import names_of
 from callpool.manager.authority_ledger import hint_instance, settle_all
 from callpool.manager.change import Change
-from callpool.manager.store.database import Row
+from callpool.manager.store.tx import Row
 
 
 def move_instance(change: Change, instance_id: str, target: str) -> Row:

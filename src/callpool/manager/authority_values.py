@@ -13,6 +13,7 @@ from __future__ import annotations
 import base64
 import hmac
 import secrets
+from functools import lru_cache
 from typing import Final
 
 from cryptography.hazmat.primitives.hashes import SHA256
@@ -22,7 +23,7 @@ from callpool.licensing.compliance import DAY
 from callpool.manager.authority_alerts import RESTORED, raise_alert
 from callpool.manager.authority_ledger import REGISTERED, hint_instance
 from callpool.manager.change import Change
-from callpool.manager.store.database import Row
+from callpool.manager.store.tx import Row
 from callpool.wire.keys import SigningKey
 
 _PURPOSE: Final = b"callpool smart contact values"
@@ -32,8 +33,13 @@ _DIGITS: Final = 15
 _ASKED: Final = "smart_restored"
 
 
+@lru_cache(maxsize=4)
+def _key(anchor: SigningKey) -> bytes:
+    return HKDF(SHA256(), 32, salt=None, info=_PURPOSE).derive(anchor.private.private_bytes_raw())
+
+
 def _proof(anchor: SigningKey, instance_id: str, number: str, salt: str) -> str:
-    key = HKDF(SHA256(), 32, salt=None, info=_PURPOSE).derive(anchor.private.private_bytes_raw())
+    key = _key(anchor)
     text = f"{instance_id} {number} {salt}".encode()
     return base64.urlsafe_b64encode(hmac.digest(key, text, "sha256")[:18]).decode()
 

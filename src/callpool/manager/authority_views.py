@@ -12,7 +12,7 @@ import msgspec
 from callpool.licensing.errors import LicenseError
 from callpool.manager.authority_ledger import REGISTERED
 from callpool.manager.paging import MOST, PAGE, Column, Number, Page, page_rows
-from callpool.manager.store.database import Row, Tx
+from callpool.manager.store.tx import Row, Tx
 
 #: Seconds since 1970 before and after all that there is.
 _FAR: Final = 1e12
@@ -65,8 +65,9 @@ def _within(tx: Tx, asked: SmartQuery) -> dict[str, str]:
     """Return the names to look within; raises LicenseError for one that does not exist."""
     account, name = asked.account, asked.virtual_account
     found = tx.row(
-        "SELECT max(account = :account) AS account, max(virtual_account = :name"
-        " AND (:account = '' OR account = :account)) AS name FROM virtual_account_name",
+        "SELECT max(CASE WHEN account = :account THEN 1 ELSE 0 END) AS account,"
+        " max(CASE WHEN virtual_account = :name AND (:account = '' OR account = :account)"
+        " THEN 1 ELSE 0 END) AS name FROM virtual_account_name",
         account=account,
         name=name,
     )
@@ -182,8 +183,8 @@ def instances(tx: Tx, asked: InstanceQuery) -> dict[str, Any]:
     )
     out = {r["instance_id"]: _instance(r) for r in rows}
     for r in tx.rows(
-        "SELECT * FROM smart_authorization WHERE instance_id IN"
-        " (SELECT value FROM json_each(:ids)) ORDER BY instance_id, tag",
+        "SELECT * FROM smart_authorization WHERE instance_id IN TEXTS(:ids)"
+        " ORDER BY instance_id, tag",
         ids=msgspec.json.encode(list(out)).decode(),
     ):
         out[r["instance_id"]]["authorizations"].append(

@@ -23,7 +23,7 @@ from callpool.manager.change import Change
 from callpool.manager.inventory import change_device, check_apply, device_by_name, tenant_by_name
 from callpool.manager.ledger import holdings, targets, units_of
 from callpool.manager.pools import allocate
-from callpool.manager.store.database import Tx
+from callpool.manager.store.tx import Tx
 
 #: The most rows of one file; a body of the API bounds its bytes as well.
 MAX_ROWS: Final = 2_000

@@ -14,8 +14,8 @@ import msgspec
 
 from callpool.licensing.instant import Instant
 from callpool.manager.audit import DONE, Chain, tenant_of_unit
-from callpool.manager.store.database import Tx
 from callpool.manager.store.scope import WHOLE, Scope
+from callpool.manager.store.tx import Tx
 
 #: Who: the manager itself, by its clock.
 CLOCK: Final = "clock"
@@ -26,6 +26,8 @@ HOST: Final = "host"
 HERE: Final = "this machine"
 #: Seconds of elapsed time between two records of it.
 _PERSIST: Final = 30.0
+#: Machines whose count is kept: those that ran a manager last.
+_MACHINES: Final = 16
 
 
 class Elapsed(msgspec.Struct, frozen=True, kw_only=True):
@@ -37,12 +39,38 @@ class Elapsed(msgspec.Struct, frozen=True, kw_only=True):
     boot_id: str
     #: The CLOCK_BOOTTIME reading at which `counter` was kept.
     base: float
+    #: The same of managers on other machines: (counter, base) of each boot, the latest last.
+    others: dict[str, tuple[float, float]] = {}
 
     def at(self, now: Instant) -> float:
-        """Return the counter at `now`, in seconds."""
-        if now.boot_id != self.boot_id:
+        """Return the counter at `now`, in seconds.
+
+        Each machine's own count since it joined is no more than what has really passed, so the
+        highest of them is not either.
+        """
+        mine = (
+            (self.counter, self.base)
+            if now.boot_id == self.boot_id
+            else self.others.get(now.boot_id)
+        )
+        if mine is None:
             return self.counter
-        return self.counter + max(0.0, now.boottime - self.base)
+        return max(self.counter, mine[0] + max(0.0, now.boottime - mine[1]))
+
+    def due(self, now: Instant) -> bool:
+        """Tell whether this machine's count is to be kept anew."""
+        if now.boot_id == self.boot_id:
+            return now.boottime - self.base >= _PERSIST
+        mine = self.others.get(now.boot_id)
+        return mine is None or now.boottime - mine[1] >= _PERSIST
+
+    def kept(self, now: Instant) -> Elapsed:
+        """Return what to keep at `now`."""
+        others = {k: v for k, v in self.others.items() if k != now.boot_id}
+        if self.boot_id != now.boot_id:
+            others[self.boot_id] = (self.counter, self.base)
+        newest = dict(list(others.items())[-_MACHINES:])
+        return Elapsed(counter=self.at(now), boot_id=now.boot_id, base=now.boottime, others=newest)
 
 
 def read_elapsed(tx: Tx, now: Instant) -> tuple[float, bool]:
@@ -51,13 +79,17 @@ def read_elapsed(tx: Tx, now: Instant) -> tuple[float, bool]:
     if not kept:
         return 0.0, True
     counter = msgspec.json.decode(kept, type=Elapsed)
-    value = counter.at(now)
-    return value, counter.boot_id != now.boot_id or value - counter.counter >= _PERSIST
+    return counter.at(now), counter.due(now)
 
 
-def keep_elapsed(tx: Tx, now: Instant, value: float) -> None:
+def keep_elapsed(tx: Tx, now: Instant) -> None:
     """Write the counter down, so that a crash loses little of it."""
-    kept = Elapsed(counter=value, boot_id=now.boot_id, base=now.boottime)
+    before = tx.meta("elapsed")
+    kept = (
+        msgspec.json.decode(before, type=Elapsed).kept(now)
+        if before
+        else Elapsed(counter=0.0, boot_id=now.boot_id, base=now.boottime)
+    )
     tx.set_meta("elapsed", msgspec.json.encode(kept).decode())
 
 
@@ -128,7 +160,7 @@ class Change:
 
     def hint(self, serial: str) -> None:
         """Tell a unit that there is something to pull, once this change is on disk."""
-        self.tx.run(
+        self.tx.later(
             "UPDATE unit SET hint_seq = :seq WHERE serial = :serial",
             seq=self.next_hint(),
             serial=serial,
@@ -136,7 +168,7 @@ class Change:
 
     def hint_tenant(self, tenant_id: int) -> None:
         """Tell all units of a tenant so, once a change."""
-        self.tx.run(
+        self.tx.later(
             "UPDATE unit SET hint_seq = :seq WHERE hint_seq <> :seq AND state = 'active'"
             " AND device_id IN (SELECT device_id FROM device WHERE tenant_id = :tenant)",
             seq=self.next_hint(),

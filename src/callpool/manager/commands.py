@@ -12,22 +12,30 @@ import typer
 from callpool.host.console import say
 from callpool.host.files import write_durably
 from callpool.licensing.errors import CallpoolError
-from callpool.manager import inventory
+from callpool.manager import inventory, move_commands
 from callpool.manager.change import HERE
 from callpool.manager.core import FIRST_OPERATOR, Manager
 from callpool.manager.inventory import check_name
 from callpool.manager.operators import reset
+from callpool.manager.passphrase import SHORTEST, read_passphrase
 from callpool.manager.passwords import hashed_password
 from callpool.manager.restore import accept
+from callpool.manager.rollover import key_set_known
 from callpool.manager.settings import Layout, Settings, load, save, split_listen
 from callpool.manager.snmp_commands import station_app, syslog_app
+from callpool.manager.store.postgresql import checked
 from callpool.wire.keys import PublicKey
 from callpool.wire.tokens import join
 
 manager_app = typer.Typer(no_args_is_help=True, help="Run the license pool's manager.")
 
+ca_app = typer.Typer(no_args_is_help=True, help="Roll the certificate authority over.")
+key_app = typer.Typer(no_args_is_help=True, help="Encrypt the manager's identity.")
+manager_app.add_typer(ca_app, name="ca")
+manager_app.add_typer(key_app, name="key")
 manager_app.add_typer(station_app, name="snmp")
 manager_app.add_typer(syslog_app, name="syslog")
+move_commands.add_to(manager_app)
 
 Directory = Annotated[Path, typer.Option("--dir", help="The manager's directory.")]
 #: Who a change is journalled under when it is made on the manager's own machine.
@@ -76,6 +84,12 @@ def init(
     grant_journal: Annotated[
         str, typer.Option(help="File of the grant journal; on another disk than --dir is best.")
     ] = "",
+    database_file: Annotated[
+        Path | None,
+        typer.Option(
+            help="A file with a PostgreSQL database's URL; without it the database is SQLite's."
+        ),
+    ] = None,
     lab_clock: Annotated[str, typer.Option(help="A lab's clock file.")] = "",
 ) -> None:
     """Make a manager: keys, certificates, database, first operator."""
@@ -90,7 +104,12 @@ def init(
         grant_journal=str(Path(grant_journal).absolute()) if grant_journal else "",
         lab_clock=str(Path(lab_clock).absolute()) if lab_clock else "",
     )
-    manager = Manager.create(Layout(directory), settings)
+    layout = Layout(directory)
+    if database_file is not None and not layout.settings.exists():
+        place = checked(database_file.read_text()).render_as_string(hide_password=False)
+        directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+        write_durably(layout.database_url, f"{place}\n".encode())
+    manager = Manager.create(layout, settings)
     say(f"Product key: {manager.product_key()}")
     say(f"Operator {FIRST_OPERATOR}; the password is in {manager.layout.password}")
     say(f"Clients trust {manager.layout.ca}")
@@ -145,6 +164,90 @@ def roll_key(
     book = manager.identity.roll(now, old_valid_days * 86_400)
     manager.change(_LOCAL, HERE, lambda c: c.journal("key_rolled", key_set=book.serial))
     say(f"Key set {book.serial} is in force.")
+
+
+@ca_app.command("begin")
+def ca_begin(directory: Directory) -> None:
+    """Make the next certificate authority and have devices told of both."""
+    manager = Manager(Layout(directory))
+    book = manager.identity.begin_ca(manager.clock.now().wall)
+    manager.change(_LOCAL, HERE, lambda c: c.journal("ca_begun", key_set=book.serial))
+    say(f"Key set {book.serial} tells devices of the next authority; `ca status` says who knows.")
+
+
+@ca_app.command("status")
+def ca_status(directory: Directory) -> None:
+    """Say how far a rollover is: how many devices do not know the key set of now."""
+    manager = Manager(Layout(directory))
+    left, known = manager.database.read(lambda tx: key_set_known(tx, manager.identity))
+    authorities = len(manager.identity.authorities)
+    say(
+        f"{authorities} authorit{'y' if authorities == 1 else 'ies'}. The key set of now is known "
+        f"to {known} devices, not yet to {left}."
+    )
+
+
+@ca_app.command("switch")
+def ca_switch(
+    directory: Directory,
+    force: Annotated[
+        bool, typer.Option("--force", help="Though some devices do not know it: they are cut off.")
+    ] = False,
+) -> None:
+    """Sign by the next authority from now on (a running manager: restart it)."""
+    manager = Manager(Layout(directory))
+    left, _ = manager.database.read(lambda tx: key_set_known(tx, manager.identity))
+    if left and not force:
+        raise CallpoolError(
+            "ca_not_known",
+            f"{left} devices do not know the next authority yet and would be cut off; wait for "
+            "their next contact, or use --force.",
+        )
+    manager.identity.switch_ca(manager.settings.hosts)
+    manager.change(_LOCAL, HERE, lambda c: c.journal("ca_switched", unknown_to=left))
+    say("The next authority signs. Restart the manager: its TLS certificate is a new one.")
+
+
+@ca_app.command("retire")
+def ca_retire(directory: Directory) -> None:
+    """Have devices trust the new authority alone; new ones are given the ca.pem of now."""
+    manager = Manager(Layout(directory))
+    book = manager.identity.retire_ca(manager.clock.now().wall)
+    manager.change(_LOCAL, HERE, lambda c: c.journal("ca_retired", key_set=book.serial))
+    say(f"Key set {book.serial} names the new authority alone.")
+
+
+@key_app.command("encrypt")
+def key_encrypt(
+    directory: Directory,
+    passphrase_file: Annotated[
+        Path | None, typer.Option(help="Its first line; asked for without it.")
+    ] = None,
+) -> None:
+    """Encrypt the identity: anchor, authority, signing keys, TLS key. Restart the manager after it.
+
+    From then on every `callpool manager` command needs the passphrase: as the credential
+    `manager-passphrase` of its unit, or in the file that CALLPOOL_PASSPHRASE_FILE names.
+    """
+    if passphrase_file is not None:
+        passphrase = read_passphrase(passphrase_file)
+    else:
+        passphrase = typer.prompt("Passphrase", hide_input=True, confirmation_prompt=True).encode()
+    if len(passphrase) < SHORTEST:
+        raise CallpoolError("weak_passphrase", f"A passphrase has at least {SHORTEST} characters.")
+    manager = Manager(Layout(directory))
+    count = manager.identity.reseal(passphrase)
+    manager.change(_LOCAL, HERE, lambda c: c.journal("identity_encrypted"))
+    say(f"{count} private files are encrypted. Copies made before are not: destroy them.")
+
+
+@key_app.command("decrypt")
+def key_decrypt(directory: Directory) -> None:
+    """Write the identity's private files plain again; needs the passphrase as all commands do."""
+    manager = Manager(Layout(directory))
+    count = manager.identity.reseal(None)
+    manager.change(_LOCAL, HERE, lambda c: c.journal("identity_decrypted"))
+    say(f"{count} private files are plain, mode 0600.")
 
 
 @manager_app.command("accept-restore")

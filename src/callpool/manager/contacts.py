@@ -13,13 +13,14 @@ Contact values tell a clone from its original. Each good contact hands out the n
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 import msgspec
 
 from callpool.licensing.errors import TrustError
 from callpool.licensing.instant import SKEW_REFUSED, SKEW_REPORTED
-from callpool.manager import queue
+from callpool.manager import hitless_runs, queue
 from callpool.manager.alarm_report import take_report
 from callpool.manager.change import Change
 from callpool.manager.identity import Identity
@@ -27,6 +28,7 @@ from callpool.manager.ledger import (
     ACTIVE,
     FIXED,
     REPLACED,
+    REVOKED,
     device_by_id,
     read_slices,
     regrant,
@@ -34,10 +36,11 @@ from callpool.manager.ledger import (
     settle_unit,
     unit_by_serial,
 )
+from callpool.manager.pairs import note_active
 from callpool.manager.restore import judge, newer, next_contact
 from callpool.manager.settings import Settings
 from callpool.manager.standing import is_reset, note_reset
-from callpool.manager.store.database import Row, Tx
+from callpool.manager.store.tx import Alone, Row, Tx
 from callpool.manager.usage import take_usage
 from callpool.manager.windows import calls_within, order_for
 from callpool.wire.envelope import REPLY, sign
@@ -67,10 +70,19 @@ class Answer:
     refusal: TrustError | None = None
 
 
-def signer_of(tx: Tx, kid: str) -> tuple[PublicKey, str] | None:
-    """Return the key named `kid` and the serial number that it is enrolled for, or None."""
-    row = tx.row("SELECT public_key, serial FROM unit WHERE kid = :kid", kid=kid)
-    return None if row is None else (PublicKey.from_text(row["public_key"]), row["serial"])
+def signers_of(tx: Tx, kids: Iterable[str]) -> dict[str, tuple[PublicKey, str, float]]:
+    """Return by `kid` the key, the serial number that it is enrolled for and its lease's end.
+
+    In seconds since 1970, 0 for none. A `kid` that no unit has is left out.
+    """
+    return {
+        r["kid"]: (PublicKey.from_text(r["public_key"]), r["serial"], r["lease_end"] or 0.0)
+        for r in tx.rows(
+            "SELECT kid, public_key, serial, lease_end FROM unit WHERE kid IN TEXTS(:kids)",
+            # An unverified word: what no key is called by must not spoil the question for others.
+            kids=msgspec.json.encode([k for k in kids if k.isascii() and k.isprintable()]).decode(),
+        )
+    }
 
 
 def check_skew(time: float, now: float) -> float:
@@ -103,7 +115,7 @@ def contact(
             refusal=TrustError("unknown_signer", "The device's key is no longer trusted.")
         )
     if unit["locked"]:
-        return Answer(refusal=_locked(UNIT_LOCKED, request.serial))
+        return Answer(refusal=locked(unit))
     try:
         skew = check_skew(request.time, change.now)
     except TrustError as error:
@@ -116,15 +128,15 @@ def contact(
     current = request.contact == unit["contact_current"]
     fresh = newer(identity.anchor, unit, request.contact)
     if not current and not fresh:
-        previous = request.contact == unit["contact_previous"]
-        if previous and request.time < last.get("time", 0.0):
-            # A request that was overtaken by a later one: old news, and no sign of a clone.
+        if request.time < last.get("time", 0.0):
+            # A request that was overtaken by later ones (it lay in a manager that hung): old
+            # news, and no sign of a clone, whose own time goes on.
             return Answer(
                 refusal=TrustError(
                     "older_report", "This request is older than the last one and was not taken."
                 )
             )
-        if not previous or unit["previous_used"]:
+        if request.contact != unit["contact_previous"] or unit["previous_used"]:
             change.tx.run(
                 "UPDATE unit SET locked = :why WHERE serial = :serial",
                 why=STALE_CONTACT,
@@ -138,6 +150,7 @@ def contact(
     take_usage(change, request.serial, request.usage, settings)
     if abs(skew) > SKEW_REPORTED:
         change.journal("clock_skew", serial=request.serial, skew=skew)
+    before = unit["last_contact"]
     unit = _take_report(change, unit, request, current=current)
     if is_reset(unit):
         note_reset(change, unit)
@@ -145,12 +158,28 @@ def contact(
     device = device_by_id(change, unit["device_id"])
     listed = unit["state"] == ACTIVE and device["removed_at"] is None
     alarms_taken = take_report(change, unit, request.alarm_log) if listed else None
-    regrant(change, device)
-    unit = unit_by_serial(change, request.serial)
-    assert unit is not None  # as above
+    again = regrant(change, device) or is_reset(unit)
+    if listed and request.pair is not None:
+        note_active(change, device, request.serial, before)
+        hitless_runs.heard(change, device, request.serial, settings)
+        again = True
+    if again:
+        unit = unit_by_serial(change, request.serial)
+        assert unit is not None  # as above
     if is_reset(unit):
         settle_unit(change, unit)  # nothing is granted to it any more
     return Answer(reply=_reply(change, unit, device, request, identity, settings, alarms_taken))
+
+
+def locked(unit: Row) -> TrustError:
+    """Return why a locked unit is refused."""
+    if unit["locked"] == REVOKED:
+        return TrustError(
+            REVOKED,
+            f"The identity of serial number {unit['serial']} has been revoked; what it holds ends "
+            "with its lease. An operator can release it at the license server.",
+        )
+    return _locked(UNIT_LOCKED, unit["serial"])
 
 
 def _locked(code: str, serial: str) -> TrustError:
@@ -161,21 +190,25 @@ def _locked(code: str, serial: str) -> TrustError:
     )
 
 
+def kept_report(request: ContactRequest) -> str:
+    """Return what is kept of a report: what stands elsewhere or is of use once is left out."""
+    kept = msgspec.structs.replace(request, contact="", nonce="", usage=(), alarm_log=None)
+    return msgspec.json.encode(kept).decode()
+
+
 def _take_report(change: Change, unit: Row, request: ContactRequest, *, current: bool) -> Row:
     """Keep the report; the current contact value proves that the last reply arrived."""
-    kept = msgspec.structs.replace(request, contact="", nonce="", usage=(), alarm_log=None)
-    change.tx.run(
+    taken = change.tx.row(
         "UPDATE unit SET report = :report, last_contact = :now, hint_seen = hint_seq,"
         " floor_version = CASE WHEN :current THEN max(floor_version, sent_version)"
         "   ELSE floor_version END,"
         " keys_known = CASE WHEN :current THEN keys_sent ELSE keys_known END"
-        " WHERE serial = :serial",
-        report=msgspec.json.encode(kept).decode(),
+        " WHERE serial = :serial RETURNING *",
+        report=kept_report(request),
         now=change.now,
         current=current,
         serial=unit["serial"],
     )
-    taken = unit_by_serial(change, unit["serial"])
     assert taken is not None  # it was there a moment ago
     return taken
 
@@ -239,6 +272,9 @@ def _reply(
         )
     book = identity.key_book()
     restart = order_for(change, unit, request.restart_done) if listed else None
+    run = hitless_runs.said_to(change, unit) if listed else hitless_runs.Said()
+    if restart is not None and run.restart_until is not None:
+        restart = msgspec.structs.replace(restart, until=run.restart_until)
     # Calls in progress keep units that are to be given back: ask again soon. A change that
     # waits for a restart is not hurried by asking.
     soon = spent or (
@@ -251,6 +287,8 @@ def _reply(
     )
     poll = settings.reclaim_poll_seconds if soon else settings.poll_seconds
     pace = queue.pace(change.tx, device["tenant_id"]) if managed else 0.0
+    if pace and change.tx.beside:
+        raise Alone  # what it reports may bring the requests on
     if pace:
         poll = min(poll, settings.waiting_poll_seconds * pace)
     asked = queue.request_of(change.tx, device["device_id"]) if pace else None
@@ -283,7 +321,16 @@ def _reply(
         )
         if asked
         else (),
+        switch=run.switch,
+        expect_ha_alarms_until=run.alarms_until,
     )
+    if run.running:
+        answer = msgspec.structs.replace(
+            answer,
+            poll_seconds=min(answer.poll_seconds, hitless_runs.POLL),
+            # A manager that is killed meanwhile is found again within the run's deadlines.
+            retry_seconds=min(answer.retry_seconds, hitless_runs.RETRY),
+        )
     within = calls_within(change, unit) if listed else None
     if within is not None:
         answer = msgspec.structs.replace(answer, poll_seconds=min(answer.poll_seconds, within))

@@ -13,9 +13,9 @@ from callpool.host.clock import Clock, clock_for
 from callpool.host.files import write_durably
 from callpool.licensing.errors import CallpoolError, LicenseError
 from callpool.licensing.order import POOL_ORDER, SMART_ORDER, PurchaseOrder
-from callpool.manager import authority, authority_ledger, requests
+from callpool.manager import authority, authority_ledger, hitless_runs, requests
 from callpool.manager.audit_heads import Heads
-from callpool.manager.change import CLOCK, HERE, Acting, Change, keep_elapsed, read_elapsed
+from callpool.manager.change import CLOCK, DEVICE, HERE, Acting, Change, keep_elapsed, read_elapsed
 from callpool.manager.grant_journal import Entry, GrantJournal
 from callpool.manager.identity import Identity
 from callpool.manager.inventory import DEFAULT_TENANT, add_tenant
@@ -23,8 +23,12 @@ from callpool.manager.operators import add_operator
 from callpool.manager.passwords import hashed_password
 from callpool.manager.pools import due, import_order, refill, sweep
 from callpool.manager.restore import Grants, end_if_over
+from callpool.manager.restored import restored
 from callpool.manager.settings import Layout, Settings, load, save
-from callpool.manager.store.database import Database, Tx
+from callpool.manager.store.database import Database
+from callpool.manager.store.tx import Alone, Tx
+from callpool.manager.usage import due as usage_due
+from callpool.manager.usage import sweep as prune_usage
 from callpool.manager.windows import due as window_due
 from callpool.manager.windows import sweep as sweep_windows
 from callpool.wire.envelope import ORDER, trust, verify
@@ -56,7 +60,7 @@ class Manager:
         self.settings = load(layout)
         self.clock: Clock = clock_for(self.settings.lab_clock)
         self.identity = Identity(layout)
-        self.database = Database(layout.database)
+        self.database = Database(layout.database_place())
         self.database.migrate()
         file = layout.grant_journal(self.settings)
         self.grants = Grants(self.database, GrantJournal(file))
@@ -74,8 +78,11 @@ class Manager:
             raise CallpoolError("manager_exists", f"{layout.directory} already holds a manager.")
         now = clock_for(settings.lab_clock).now().wall
         Identity.create(layout, hosts=settings.hosts, now=now)
-        database = Database(layout.database)
+        database = Database(layout.database_place())
         database.migrate()
+        if database.read(lambda tx: tx.meta("product_key")):
+            database.close()
+            raise CallpoolError("manager_exists", f"{database.name} already holds a manager.")
         password = secrets.token_urlsafe(18)
         database.write(lambda tx: _first_rows(tx, now, settings, password))
         database.close()
@@ -104,14 +111,39 @@ class Manager:
         refused (law 1); CallpoolError `grant_journal_unusable`: the change stands, its answer
         does not leave.
         """
+        return self._changed(who, source, work, last, acting=acting)
+
+    def contact(self, serial: str, source: str, work: Callable[[Change], T]) -> T:
+        """Run a contact of unit `serial` as one change.
+
+        Where the database lets it, it runs beside other contacts, and leaves what the clock
+        brought to the next change: until then nothing that a lease's end frees is given away.
+        Raises as `change` does.
+        """
+        return self._changed(serial, source, work, lambda change, result: None, beside=serial)
+
+    def contacts(self, work: Callable[[Change], T]) -> T:
+        """Run several contacts, whose units `work` locks itself, as one change; see `contact`."""
+        return self._changed(DEVICE, "", work, lambda change, result: None, beside=None)
+
+    def _changed(
+        self,
+        who: str,
+        source: str,
+        work: Callable[[Change], T],
+        last: Callable[[Change, T], None],
+        *,
+        acting: Acting = Acting(),  # noqa: B008  frozen
+        beside: str | None = "",
+    ) -> T:
         made: Change | None = None
 
         def run(tx: Tx) -> tuple[T, tuple[int, Entry | None]]:
             nonlocal made
             now = self.clock.now()
             elapsed, keep = read_elapsed(tx, now)
-            if keep:
-                keep_elapsed(tx, now, elapsed)
+            if keep and not tx.beside:
+                keep_elapsed(tx, now)
             made = Change(
                 tx=tx,
                 now=now.wall,
@@ -122,12 +154,18 @@ class Manager:
                 acting=acting,
             )
             self.grants.begin(made)
+            if tx.beside:
+                return self._beside(made, work)
             if due(made):
                 sweep(made)
             if authority_ledger.due(made):
                 authority_ledger.sweep(made)
             if window_due(made):
                 sweep_windows(made)
+            if usage_due(made):
+                prune_usage(made, self.settings)
+            if hitless_runs.due(made, self.settings):
+                hitless_runs.sweep(made, self.settings)
             end_if_over(made)
             result = work(made)
             end_if_over(made)
@@ -140,7 +178,10 @@ class Manager:
             return result, self.grants.end(made)
 
         try:
-            result, written = self.database.write(run, acting.scope)
+            if beside != "":
+                result, written = self.database.contact(beside, run)
+            else:
+                result, written = self.database.write(run, acting.scope)
         except IntegrityError as error:
             raise LicenseError(
                 "pool_exceeded", "The database refused the change: it would oversell the pool."
@@ -154,6 +195,17 @@ class Manager:
         if made is not None and made.hinted:
             self.on_hint()
         return result
+
+    def _beside(self, change: Change, work: Callable[[Change], T]) -> tuple[T, tuple[int, None]]:
+        """Run `work` beside other contacts; raises `Alone` where it has more to change."""
+        if restored(change.tx) is not None:
+            raise Alone
+        result = work(change)
+        if change.freed or change.hinted:
+            raise Alone
+        number, entry = self.grants.end(change)
+        assert entry is None  # a changed grant has raised `Alone`
+        return result, (number, None)
 
     def sweep(self) -> bool:
         """Do what the clock brings, if anything is due; returns whether something was."""
@@ -169,8 +221,12 @@ class Manager:
                 who=CLOCK,
                 source="",
             )
-            rooms = (due, authority_ledger.due, self.grants.due, window_due)
-            return keep or any(is_due(looked) for is_due in rooms)
+            rooms = (due, authority_ledger.due, self.grants.due, window_due, usage_due)
+            return (
+                keep
+                or any(is_due(looked) for is_due in rooms)
+                or hitless_runs.due(looked, self.settings)
+            )
 
         if not self.database.read(look):
             return False

@@ -9,10 +9,12 @@ import msgspec
 
 from callpool.licensing.capacity import POOL_TYPES
 from callpool.licensing.errors import LicenseError
+from callpool.manager.hitless_store import open_runs
 from callpool.manager.ledger import ACTIVE
 from callpool.manager.paging import Column, Page, Sorts, page_rows
+from callpool.manager.pair_views import pair_shown
 from callpool.manager.standing import is_reset, waits_for
-from callpool.manager.store.database import Row, Tx
+from callpool.manager.store.tx import Row, Tx
 from callpool.manager.tags import device_tag
 from callpool.manager.windows import shown as restart_windows
 
@@ -118,15 +120,14 @@ _UNITS: Final = (
     " JOIN device d ON d.device_id = u.device_id JOIN tenant t ON t.tenant_id = d.tenant_id"
     " WHERE TRUE AND MINE(d.tenant_id)"
 )
-_THESE: Final = " AND u.device_id IN (SELECT value FROM json_each(:ids))"
+_THESE: Final = " AND u.device_id IN NUMBERS(:ids)"
 _TARGETS: Final = "SELECT device_id, type, target FROM allocation WHERE TRUE"
 _HELD: Final = (
     "SELECT h.serial, h.type, sum(h.granted) AS granted, sum(h.held) AS held FROM holding h"
     " WHERE h.since = 0"
 )
 _HELD_BY_THESE: Final = (
-    " AND h.serial IN (SELECT u.serial FROM unit u WHERE u.device_id IN"
-    " (SELECT value FROM json_each(:ids)))"
+    " AND h.serial IN (SELECT u.serial FROM unit u WHERE u.device_id IN NUMBERS(:ids))"
 )
 
 
@@ -142,7 +143,7 @@ def devices(
     if ids is not None:
         these = {"ids": msgspec.json.encode(list(ids)).decode()}
         units += _THESE
-        allocated += " AND device_id IN (SELECT value FROM json_each(:ids))"
+        allocated += " AND device_id IN NUMBERS(:ids)"
         holding += _HELD_BY_THESE
     held: dict[str, dict[str, tuple[int, int]]] = {}
     for r in tx.rows(holding + " GROUP BY h.serial, h.type", **these):
@@ -151,9 +152,13 @@ def devices(
     for r in tx.rows(allocated, **these):
         targets.setdefault(r["device_id"], {})[r["type"]] = r["target"]
     found: dict[int, dict[str, Any]] = {}
+    rows: dict[int, list[Row]] = {}
     leaving = []
+    runs = {run.device_id: run for run in open_runs(tx)}
     for r in tx.rows(units + " ORDER BY d.name, u.role", **these):
         unit = _unit(r, held.get(r["serial"], {}), now)
+        if unit["reclaim_waits_for"] and r["device_id"] in runs and r["leased"]:
+            unit["reclaim_waits_for"] = "hitless"
         if r["state"] != ACTIVE or r["removed_at"] is not None:
             if held.get(r["serial"]):
                 leaving.append(unit | {"device": r["name"]})
@@ -161,11 +166,13 @@ def devices(
         mine = targets.get(r["device_id"], {})
         listed = found.setdefault(r["device_id"], _device(r, mine))
         listed["units"].append(unit)
+        rows.setdefault(r["device_id"], []).append(r)
     windows = restart_windows(tx, now, None if ids is None else found)
     for device_id, listed in found.items():
         units_of = listed["units"]
         listed["restart_window"] = windows.get(device_id)
         listed["cost"] = len(units_of)
+        listed["pair"] = pair_shown(rows[device_id], runs.get(device_id))
         listed["pending"] = any(u["pending"] for u in units_of)
         listed["short"] = {
             k: n - min(u["granted"][k] for u in units_of)

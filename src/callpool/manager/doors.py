@@ -19,7 +19,7 @@ from callpool.manager.guard import principal_of
 from callpool.manager.idempotency import HEADER, REPLAYED, Again, Asked
 from callpool.manager.idempotency import asked as asked_for
 from callpool.manager.preview import preview
-from callpool.manager.store.database import Tx
+from callpool.manager.store.tx import Tx
 from callpool.manager.tags import check_match
 from callpool.manager.web import JSON, answer, body_read, decode, in_thread, read_body
 

@@ -10,7 +10,7 @@ from callpool.manager.audit import tenant_of_unit
 from callpool.manager.change import Change
 from callpool.manager.identity import Identity, check_request
 from callpool.manager.ledger import ACTIVE, unit_by_serial
-from callpool.manager.store.database import Row
+from callpool.manager.store.tx import Row
 from callpool.wire.envelope import ENROL, REPLY, read, sign, unverified, verify
 from callpool.wire.keys import PublicKey
 from callpool.wire.messages import EnrolReply, EnrolRequest

@@ -11,7 +11,7 @@ from __future__ import annotations
 import fcntl
 import os
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Final
@@ -127,22 +127,28 @@ class GrantJournal:
             self._catch_up(handle)
             return self._last, dict(self._latest), self._whole
 
-    def append(self, number: int, entry: Entry | None, everything: Callable[[], Entry]) -> None:
+    @property
+    def last(self) -> int:
+        """Return the number of the last entry that this process has seen."""
+        return self._last
+
+    def append(
+        self, number: int, entry: Entry | None, missing: Callable[[int], Sequence[Entry]]
+    ) -> None:
         """Make the file answer for change `number`, whose own `entry` may be empty.
 
-        Where changes before it are missing (a crash, a lost file, another process that is about
-        to write), `everything`, read anew, is written instead. Raises CallpoolError
-        `grant_journal_unusable`.
+        Where changes before it are not there (a crash, a lost file, another process that is about
+        to write, a manager on another machine), what `missing` returns of those after a number,
+        or of everything, is written instead. Raises CallpoolError `grant_journal_unusable`.
         """
         with self._alone() as handle:
             self._catch_up(handle)
             if self._last >= number and entry is None:
                 return
-            if entry is None or self._last < number - 1:
-                entry = everything()
+            entries = missing(self._last) if entry is None or self._last < number - 1 else (entry,)
             # What a crash left of a line was never answered for.
             os.ftruncate(handle, self._offset)
-            raw = msgspec.json.encode(entry) + b"\n"
+            raw = b"".join(msgspec.json.encode(e) + b"\n" for e in entries)
             written = os.write(handle, raw)
             if written < len(raw):
                 raise OSError(28, "the disk is full")

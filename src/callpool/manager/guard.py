@@ -69,7 +69,12 @@ async def guard(connection: ASGIConnection[Any, Any, Any, Any], handler: BaseRou
 
 
 def _check_query(connection: ASGIConnection[Any, Any, Any, Any], route: Declared) -> None:
-    """Refuse a parameter that the route does not know: a mistyped filter would show too much."""
+    """Refuse a parameter that the route does not know: a mistyped filter would show too much.
+
+    Only where the answer is declared: what a page does with its address is its own affair.
+    """
+    if route.answer is None:
+        return
     for name in connection.query_params:
         if name not in route.parameters:
             raise LicenseError("bad_request", f"There is no filter named {name[:40]!r} here.")

@@ -10,11 +10,13 @@ from callpool.licensing.errors import LicenseError
 from callpool.licensing.key import check_serial
 from callpool.licensing.lease import APPLY_LIVE, APPLY_RESTART
 from callpool.manager.change import Change
+from callpool.manager.hitless_store import end_for
 from callpool.manager.ledger import (
     ACTIVE,
     FIXED,
     REMOVED,
     REPLACED,
+    REVOKED,
     device_by_id,
     regrant,
     settle_unit,
@@ -23,7 +25,7 @@ from callpool.manager.ledger import (
 )
 from callpool.manager.pools import purchased
 from callpool.manager.queue import drop, kept, moving_elsewhere
-from callpool.manager.store.database import Row
+from callpool.manager.store.tx import Row
 from callpool.wire.tokens import hashed, new_secret
 
 #: The tenant of devices that are added without one; its share is not limited.
@@ -196,12 +198,16 @@ def add_device(change: Change, name: str, serials: Sequence[str], tenant: str, a
     )
     device = device_by_name(change, name)
     for role, serial in enumerate(serials):
-        _add_unit(change, device, serial, role)
+        add_unit(change, device, serial, role)
     change.journal("device_added", device=name, serials=list(serials), tenant=tenant, apply=apply)
     return device
 
 
-def _add_unit(change: Change, device: Row, serial: str, role: int) -> None:
+def add_unit(change: Change, device: Row, serial: str, role: int) -> None:
+    """Let a serial number be a device's first (`role` 0) or second unit.
+
+    Raises LicenseError `bad_serial`, `duplicate_serial`, `serial_still_holds`.
+    """
     found = unit_by_serial(change, check_serial(serial))
     if found is None:
         change.tx.run(
@@ -241,6 +247,8 @@ def change_device(
     """
     device = device_by_name(change, name)
     device_id = device["device_id"]
+    if tenant is not None or apply is not None or mode is not None:
+        end_for(change, device)
     if tenant is not None:
         _move(change, device, tenant)
     if apply is not None and check_apply(apply) != device["apply"]:
@@ -329,10 +337,11 @@ def remove_device(change: Change, name: str) -> None:
     """Take a device out of the inventory.
 
     What its units may still use stays held until they confirm that they dropped it, or their
-    leases end (they are not renewed). Raises LicenseError `unknown_device`.
+    leases end (they are not renewed). Raises LicenseError `unknown_device`, `hitless_running`.
     """
     device = device_by_name(change, name)
     device_id = device["device_id"]
+    end_for(change, device)
     change.tx.run(
         "UPDATE device SET removed_at = :now WHERE device_id = :device",
         now=change.now,
@@ -358,6 +367,7 @@ def replace_serial(change: Change, name: str, serial: str, by: str, *, old_is_of
     `unknown_device`, `unknown_serial`, `duplicate_serial`, `old_unit_may_be_on`.
     """
     device = device_by_name(change, name)
+    end_for(change, device)
     old = unit_by_serial(change, serial)
     if old is None or old["device_id"] != device["device_id"] or old["state"] != ACTIVE:
         raise LicenseError("unknown_serial", f"{name} has no serial number {serial[:32]!r}.")
@@ -374,7 +384,7 @@ def replace_serial(change: Change, name: str, serial: str, by: str, *, old_is_of
         serial=serial,
     )
     change.tx.run("DELETE FROM holding WHERE serial = :serial", serial=serial)
-    _add_unit(change, device, by, old["role"])
+    add_unit(change, device, by, old["role"])
     regrant(change, device)
     change.freed = True
     change.journal(
@@ -449,6 +459,21 @@ def revoke_token(change: Change, number: int) -> None:
         number=number,
     )
     change.journal("token_revoked", token=number, tenant=tenant)
+
+
+def revoke(change: Change, serial: str, reason: str) -> None:
+    """Revoke a unit's identity: a device that is lost or stolen gets no lease any more.
+
+    Its share stays held until its lease has ended (law 1); `unlock` gives the serial number to a
+    machine again. Raises LicenseError `unknown_serial`.
+    """
+    unit = _my_unit(change, serial)
+    if unit is None or unit["state"] != ACTIVE:
+        raise LicenseError("unknown_serial", f"Serial number {serial[:32]!r} is not listed.")
+    change.tx.run(
+        "UPDATE unit SET locked = :why WHERE serial = :serial", why=REVOKED, serial=serial
+    )
+    change.journal("identity_revoked", serial=serial, reason=reason)
 
 
 def unlock(change: Change, serial: str) -> tuple[int, str]:

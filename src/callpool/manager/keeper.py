@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import logging
 import sys
 from typing import Final
@@ -31,8 +30,11 @@ async def alarm_process(layout: Layout) -> None:
                 await asyncio.wait({task}, timeout=_LOOK)
         finally:
             task.cancel()
-            with contextlib.suppress(asyncio.CancelledError):
-                await task
+            # Waited for so that being cancelled meanwhile, as when the manager stops, is not lost.
+            (failure,) = await asyncio.gather(task, return_exceptions=True)
+        if isinstance(failure, Exception):  # none could be started: again, but not at once
+            _log.warning("The alarm process cannot be started: %s.", failure)
+            await asyncio.sleep(_LOOK)
 
 
 def _ended(status: int) -> None:

@@ -27,10 +27,11 @@ from callpool.licensing.pool import (
     slices,
 )
 from callpool.manager.change import Change
+from callpool.manager.hitless_store import keeps_all
 from callpool.manager.queue import kept
 from callpool.manager.restored import restored
 from callpool.manager.standing import takes
-from callpool.manager.store.database import Row
+from callpool.manager.store.tx import Row
 from callpool.wire.messages import GrantMessage, SliceMessage
 
 #: A unit's row stands for a device that is in the inventory.
@@ -39,6 +40,8 @@ ACTIVE = "active"
 REMOVED = "removed"
 #: Another serial number took its place.
 REPLACED = "replaced"
+#: Why a unit is locked whose identity an operator has revoked, and the code that it is told.
+REVOKED = "identity_revoked"
 
 #: A device in the pool's hands ('fixed'), or listed without being managed.
 FIXED = "fixed"
@@ -183,8 +186,10 @@ def write_holdings(
             )
 
 
-def regrant(change: Change, device: Row) -> None:
+def regrant(change: Change, device: Row) -> bool:
     """Bring the grants of a device's units in line with its targets, as far as can be had.
+
+    Returns whether any grant has a new version.
 
     Both units of an HA pair are given the same. A unit whose content changes gets a new
     version and a hint.
@@ -204,13 +209,16 @@ def regrant(change: Change, device: Row) -> None:
         found = lines(change, name)
         ends |= {line.order_id: line.ends for line in found}
         own = [sum(h.held for h in mine[s][name] if h.since == 0.0) for s in active]
-        growth = min(room(change, device["tenant_id"], name, found)) if target else 0
-        # What is being taken back for a request goes to nobody else.
-        growth = max(
-            0,
-            growth
-            - kept(change, device["tenant_id"], name, waiting=False, but=device["device_id"]),
-        )
+        growth = 0
+        # What there is to grow by is reckoned over all tenants: only where it is needed.
+        if target > reachable(own, 0):
+            growth = min(room(change, device["tenant_id"], name, found))
+            # What is being taken back for a request goes to nobody else.
+            growth = max(
+                0,
+                growth
+                - kept(change, device["tenant_id"], name, waiting=False, but=device["device_id"]),
+            )
         level = min(target, reachable(own, growth))
         for unit in units:
             serial = unit["serial"]
@@ -235,8 +243,10 @@ def regrant(change: Change, device: Row) -> None:
                     held=max(have.get(key, 0), count),
                 )
             write_holdings(change, serial, device["tenant_id"], name, rows, after)
+    changed = False
     for unit in units:
-        _keep_grant(change, unit, device["apply"], content[unit["serial"]], ends)
+        changed |= _keep_grant(change, unit, device["apply"], content[unit["serial"]], ends)
+    return changed
 
 
 def _less(found: Sequence[Line], taken: Mapping[str, int]) -> list[Line]:
@@ -249,8 +259,8 @@ def _keep_grant(
     apply: str,
     granted: Mapping[str, Mapping[Key, int]],
     ends: Mapping[str, float],
-) -> None:
-    """Give the unit's grant a new version if its content is not what it was."""
+) -> bool:
+    """Give the unit's grant a new version if its content is not what it was; tells whether."""
     was = by_line(grant_of(unit, apply), change.now)
     now = {
         name: {key: count for key, count in counts.items() if count}
@@ -258,7 +268,7 @@ def _keep_grant(
         if any(counts.values())
     }
     if was == now:
-        return
+        return False
     new = Grant(serial=unit["serial"], version=0, slices=slices(now, ends))
     change.tx.run(
         "UPDATE unit SET grant_version = grant_version + 1, grant_content = :content"
@@ -267,6 +277,7 @@ def _keep_grant(
         serial=unit["serial"],
     )
     change.hint(unit["serial"])
+    return True
 
 
 def needed(change: Change, unit: Row) -> list[dict[str, dict[Key, int]]]:
@@ -298,9 +309,14 @@ def sent_grants(change: Change, unit: Row, floor: int) -> list[dict[str, dict[Ke
 
 
 def settle_unit(change: Change, unit: Row) -> dict[str, int]:
-    """Lower what is held for a unit to what it may still use; returns what became free."""
+    """Lower what is held for a unit to what it may still use; returns what became free.
+
+    A unit of a pair whose hitless run is open keeps all that it held.
+    """
     mine = holdings(change, unit["serial"])
     if not any(h.held > h.granted for rows in mine.values() for h in rows):
+        return {}
+    if keeps_all(change.tx, unit):
         return {}
     grants = needed(change, unit)
     report = msgspec.json.decode(unit["report"]) if unit["report"] and unit["leased"] else {}

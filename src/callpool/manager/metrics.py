@@ -31,7 +31,7 @@ from callpool.manager.core import Manager
 from callpool.manager.declare import api
 from callpool.manager.device_views import SILENT
 from callpool.manager.hints import Hub
-from callpool.manager.store.database import Tx
+from callpool.manager.store.tx import Tx
 from callpool.manager.web import in_thread
 
 P: Final = "callpool_manager_"
@@ -139,7 +139,10 @@ def _pool(tx: Tx, now: float) -> Iterator[Metric]:
             " WHERE held > granted AND since = 0 GROUP BY type"
         )
     }
-    used = _tally(tx, "in_use")
+    used = {
+        r["type"]: r["n"]
+        for r in tx.rows("SELECT type, sum(in_use) AS n FROM device_count GROUP BY type")
+    }
 
     def each(name: str, text: str, counts: Mapping[str, float]) -> Metric:
         return gauge(
@@ -150,7 +153,7 @@ def _pool(tx: Tx, now: float) -> Iterator[Metric]:
     yield each("held", "Held by units, those being taken back included.", held)
     yield each("free", "Purchased, and held by none.", {k: purchased[k] - held[k] for k in held})
     yield each("reclaiming", "Being taken back.", back)
-    yield each("in_use", "In use by calls and registrations, as units last reported.", used)
+    yield each("in_use", "In use by calls and registrations, as devices last reported.", used)
     yield gauge(
         f"{P}licenses_held_ratio", "Held of what is purchased, 0 to 1; absent where it is none.",
         [([k], held[k] / purchased[k]) for k in POOL_TYPES if purchased[k]], ["type"],
@@ -191,7 +194,7 @@ def _orders(tx: Tx, now: float) -> Iterator[Metric]:
         for r in tx.rows(
             "SELECT * FROM (SELECT order_id, 'pool' AS role, ends FROM purchase_order"
             " WHERE ends > :now UNION ALL SELECT order_id, 'smart', ends FROM smart_order"
-            " WHERE ends > :now) ORDER BY ends LIMIT :most",
+            " WHERE ends > :now) AS orders ORDER BY ends LIMIT :most",
             now=now,
             most=MOST_ORDERS,
         )
@@ -216,7 +219,9 @@ def _states(tx: Tx, now: float) -> Iterator[Metric]:
     yield one(
         f"{P}units_silent", "Units that have missed their poll.",
         tx.value(
-            "SELECT count(*) FROM unit WHERE state = 'active' AND last_contact < :since",
+            "SELECT count(*) FROM device_heard h CROSS JOIN unit u"
+            " WHERE h.last_contact < :since AND u.device_id = h.device_id"
+            " AND u.state = 'active' AND u.last_contact < :since",
             since=now - SILENT,
         ),
     )  # fmt: skip

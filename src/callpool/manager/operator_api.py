@@ -89,6 +89,12 @@ class ReplaceBody(Body, frozen=True, kw_only=True):
     old_is_off: bool = False
 
 
+class RevokeBody(Body, frozen=True, kw_only=True):
+    """Why an identity is revoked; kept in the journal."""
+
+    reason: str = ""
+
+
 class TokenBody(Body, frozen=True, kw_only=True):
     """A registration token for `uses` enrolments within `days`."""
 
@@ -100,8 +106,8 @@ class TokenBody(Body, frozen=True, kw_only=True):
 
 @get("/api/v1/pool", opt=api("pool.read", answer=pool.Pool))
 async def show_pool(request: AnyRequest) -> Answer:
-    """Show the whole pool."""
-    return await show(request, views.pool)
+    """Show the pool; of more than 1,000 devices the first 1,000 by name, and how many there are."""
+    return await show(request, views.whole_pool)
 
 
 @get("/api/v1/orders", opt=api("supply.read", query=views.OrderQuery, answer=pool.OrderPage))
@@ -340,6 +346,21 @@ async def unlock(request: AnyRequest, serial: FromPath[str]) -> Answer:
     )
 
 
+@post(
+    "/api/v1/units/{serial:str}/revoke",
+    status_code=200,
+    opt=api("pool.change", answer=pool.Revoked, body=RevokeBody),
+)
+async def revoke(request: AnyRequest, serial: FromPath[str]) -> Answer:
+    """Revoke the identity of a unit that is lost or stolen: it gets no lease any more."""
+    body = await body_of(request, RevokeBody)
+    return await do(
+        request,
+        lambda change: inventory.revoke(change, serial, body.reason),
+        then=lambda _: {"serial": serial},
+    )
+
+
 @get("/api/v1/tokens", opt=api("pool.read", query=Page, answer=pool.RegistrationTokenPage))
 async def show_tokens(request: AnyRequest) -> Answer:
     """List registration tokens, the newest first."""
@@ -419,6 +440,7 @@ HANDLERS = (
     cancel_request,
     replace_serial,
     unlock,
+    revoke,
     show_tokens,
     add_token,
     revoke_token,

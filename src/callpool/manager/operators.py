@@ -15,7 +15,7 @@ from callpool.manager.change import Change
 from callpool.manager.inventory import check_name, tenant_by_name
 from callpool.manager.paging import Column, Page, page_rows
 from callpool.manager.roles import ADMINISTRATOR, TENANT_OPERATOR, check_role, check_scopes
-from callpool.manager.store.database import Row, Tx
+from callpool.manager.store.tx import Row, Tx
 from callpool.wire.tokens import hashed
 
 #: What an API token begins with, so that it is told from a session, and found where it leaked.

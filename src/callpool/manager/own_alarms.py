@@ -22,15 +22,17 @@ from callpool.licensing.alarm_feed import NO_NUMBER
 from callpool.licensing.alarm_table import Severity
 from callpool.licensing.alarms import AlarmLog, Event
 from callpool.licensing.errors import CallpoolError
+from callpool.licensing.hitless import State
 from callpool.licensing.manager_alarm_table import MANAGER_DEFINITIONS
 from callpool.manager import restored
 from callpool.manager.alarm_report import heard_from
 from callpool.manager.alarms import MANAGER, clear, end_expected, expected_is_over, take
 from callpool.manager.change import CLOCK, Change
 from callpool.manager.core import Manager
+from callpool.manager.hitless_store import open_runs
 from callpool.manager.settings import Layout, Settings
 from callpool.manager.standing import is_reset
-from callpool.manager.store.database import Row, Tx
+from callpool.manager.store.tx import Row, Tx
 
 _DAY: Final = 86_400.0
 #: An order's end is warned of this long before, in seconds, and graver this long before.
@@ -105,6 +107,10 @@ def conditions(tx: Tx, now: float, settings: Settings, began: float) -> Iterator
         since=now - REQUEST_WAITS,
     ):
         yield condition(table.REQUEST_WAITS, moment(r["asked_at"]), serial=r["serial"])
+    for run in open_runs(tx):
+        kept = run.kept.run
+        if kept.state is State.STOPPED and kept.wait is not None:
+            yield condition(table.HITLESS_STOPPED, f"{kept.wait.sentence}.", serial=kept.first)
     if restored.restored(tx) is not None:
         yield condition(table.RESTORED)
     for r in tx.rows(
@@ -132,6 +138,7 @@ def _units(tx: Tx, now: float, settings: Settings, *, new: bool) -> Iterator[Con
     within = min(_DAY, settings.lease_seconds * LEASE_SHARE)
     for unit in tx.rows(
         f"{listed} AND u.kid IS NOT NULL AND u.last_contact < :since"  # noqa: S608  our own words
+        " AND d.device_id IN (SELECT device_id FROM device_heard WHERE last_contact < :since)"
         " AND (:new OR EXISTS (SELECT 1 FROM alarm a WHERE a.serial = u.serial AND a.oid = :oid))",
         since=now - silent_after(settings),
         new=new,
@@ -251,6 +258,8 @@ class OwnAlarms:
         self._began = manager.clock.now().wall
         self._machine: list[Condition] = []
         self._machine_at = -MACHINE_EVERY
+        # Of several managers one looks; another within a second of its end.
+        self._claim = manager.database.claim("own alarms")
 
     def look(self, real: float) -> bool:
         """Raise and clear what the state says; returns whether anything has changed.
@@ -258,6 +267,8 @@ class OwnAlarms:
         `real` is a reading of a clock that only rises, in seconds.
         """
         manager = self._manager
+        if not self._claim.held():
+            return False
         if real - self._machine_at >= MACHINE_EVERY:
             wall = datetime.now(UTC).timestamp()
             self._machine = machine_conditions(manager.layout, manager.settings, wall)
@@ -281,6 +292,10 @@ class OwnAlarms:
         for events in _pieces(told):
             self._change(partial(_take_all, events=events))
         return bool(told or left or over)
+
+    def close(self) -> None:
+        """Let another manager look."""
+        self._claim.close()
 
     def _change(self, work: Callable[[Change], None]) -> None:
         try:

@@ -15,7 +15,7 @@ from typing import Annotated, Any, Final
 import msgspec
 
 from callpool.licensing.errors import LicenseError
-from callpool.manager.store.database import Row, Tx
+from callpool.manager.store.tx import Row, Tx
 
 #: Rows of a page, where none is asked for and at most.
 PAGE: Final = 50

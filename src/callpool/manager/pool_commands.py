@@ -25,6 +25,7 @@ from callpool.manager.bulk_commands import (
     say_preview,
 )
 from callpool.manager.client import ManagerClient, find_connection
+from callpool.manager.hitless_commands import hitless, pair, pair_notes, unpair
 from callpool.manager.pool_tables import (
     cancelled_note,
     devices_table,
@@ -52,6 +53,9 @@ pool_app.command()(bulk)
 pool_app.command()(export)
 pool_app.command("requests")(show_requests)
 pool_app.command()(cancel)
+pool_app.command()(pair)
+pool_app.command()(unpair)
+pool_app.command()(hitless)
 
 
 @pool_app.callback()
@@ -152,8 +156,11 @@ def show(
         console.print(wide_table(value, moment) if wide else devices_table(value, day))
         for note in (*request_notes(value), *reclaim_notes(value)):
             say(note)
-        for note in window_notes(value, moment):
+        for note in (*window_notes(value, moment), *pair_notes(value)):
             say(note)
+        hidden = value["devices_total"] - len(value["devices"])
+        if hidden > 0:
+            say(f"{hidden} more devices: the API's /devices and the console list them by pages.")
 
     call(context, "GET", "/pool", as_json=as_json, show=tables)
 
@@ -403,6 +410,26 @@ def unlock(
         f"/units/{quote(serial, safe='')}/unlock",
         as_json=as_json,
         show=lambda v: say(v["token"]),
+    )
+
+
+@pool_app.command()
+def revoke(
+    context: typer.Context,
+    serial: Annotated[str, typer.Argument(help="The unit's serial number.")],
+    reason: Annotated[str, typer.Option(help="Why; kept in the journal.")] = "",
+    as_json: Json = False,
+) -> None:
+    """Revoke the identity of a unit that is lost or stolen; `unlock` gives the number out again."""
+    call(
+        context,
+        "POST",
+        f"/units/{quote(serial, safe='')}/revoke",
+        {"reason": reason},
+        as_json=as_json,
+        show=lambda v: say(
+            f"{v['serial']} gets no lease any more; what it holds is free once its lease has ended."
+        ),
     )
 
 

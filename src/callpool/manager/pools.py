@@ -15,7 +15,9 @@ from callpool.licensing.capacity import LICENSE_TYPES, POOL_TYPES, check_count, 
 from callpool.licensing.errors import LicenseError
 from callpool.licensing.order import PurchaseOrder, check_for
 from callpool.licensing.pool import LEASE_MARGIN, check_fits, reachable
+from callpool.licensing.usage import HOUR
 from callpool.manager.change import CLOCK, Change
+from callpool.manager.hitless_store import check_none_runs
 from callpool.manager.ledger import (
     FIXED,
     device_by_id,
@@ -30,7 +32,7 @@ from callpool.manager.queue import drop, kept
 from callpool.manager.restore import charge
 from callpool.manager.restored import check_may_grow
 from callpool.manager.standing import in_smart_mode, is_reset
-from callpool.manager.store.database import Row
+from callpool.manager.store.tx import Row
 
 
 def import_order(change: Change, order: PurchaseOrder, envelope: str) -> PurchaseOrder:
@@ -81,7 +83,8 @@ def allocate(change: Change, device: Row, wanted: Mapping[str, object]) -> list[
 
     Returns notes for people, such as what the device's own maximum leaves unused. Raises
     LicenseError `unknown_license_type`, `bad_count`, `device_not_managed`, `pool_exceeded`,
-    `tenant_exceeded`, `requests_waiting`. A request of the device that waits is replaced by it.
+    `tenant_exceeded`, `requests_waiting`, `hitless_running`. A request of the device that waits is
+    replaced by it.
     """
     counts = {check_type(k, pooled=True): check_count(v, k) for k, v in wanted.items()}
     if not counts:
@@ -91,12 +94,13 @@ def allocate(change: Change, device: Row, wanted: Mapping[str, object]) -> list[
             "device_not_managed",
             f"{device['name']} is listed but not managed by the pool; set its mode to fixed first.",
         )
+    check_none_runs(change, device)
     drop(change, device["device_id"], "request_replaced")
     before = _targets(change, device)
     for name, count in counts.items():
         # Only a new promise must be had: a smaller wish never fails.
         if count > before.get(name, 0):
-            _check_room(change, device, name, count)
+            check_room(change, device, name, count)
     set_targets(change, device, counts)
     change.journal(
         "allocated",
@@ -124,7 +128,7 @@ def set_targets(change: Change, device: Row, counts: Mapping[str, int]) -> None:
             "INSERT INTO allocation (device_id, type, target, since)"
             " VALUES (:device, :type, :target, :now)"
             " ON CONFLICT (device_id, type) DO UPDATE SET target = excluded.target,"
-            " since = excluded.since WHERE target <> excluded.target",
+            " since = excluded.since WHERE allocation.target <> excluded.target",
             device=device["device_id"],
             type=name,
             target=count,
@@ -135,7 +139,11 @@ def set_targets(change: Change, device: Row, counts: Mapping[str, int]) -> None:
         settle_unit(change, unit)
 
 
-def _check_room(change: Change, device: Row, name: str, count: int) -> None:
+def check_room(change: Change, device: Row, name: str, count: int) -> None:
+    """Refuse `count` of a type for each unit of a device, where that cannot be had.
+
+    Raises LicenseError `pool_exceeded`, `tenant_exceeded`, `requests_waiting`.
+    """
     check_may_grow(change.tx)
     tenant_id, units = device["tenant_id"], units_of(change, device["device_id"])
     mine = [[h for h in holdings(change, u["serial"])[name] if h.since == 0.0] for u in units]
@@ -216,6 +224,11 @@ def renew_all(change: Change) -> None:
     change.freed = True
 
 
+def _lease_hour(now: float) -> int:
+    """Return the hour in which leases end that may be over; a float would find no index."""
+    return int((now - LEASE_MARGIN) // HOUR)
+
+
 def due(change: Change) -> bool:
     """Tell whether the clock brought something: an order's begin or end, a lease's end."""
     return bool(
@@ -223,13 +236,14 @@ def due(change: Change) -> bool:
             "SELECT EXISTS (SELECT 1 FROM purchase_order o WHERE o.ends <= :now"
             "   AND EXISTS (SELECT 1 FROM holding h WHERE h.order_id = o.order_id))"
             " OR EXISTS (SELECT 1 FROM holding WHERE since > 0 AND since <= :now)"
-            " OR EXISTS (SELECT 1 FROM unit WHERE leased AND lease_end <= :now - :margin"
-            "   AND lease_elapsed <= :elapsed - :margin)"
+            " OR EXISTS (SELECT 1 FROM unit WHERE leased AND lease_hour <= :hour"
+            "   AND lease_end <= :now - :margin AND lease_elapsed <= :elapsed - :margin)"
             " OR EXISTS (SELECT 1 FROM purchase_order WHERE starts <= :now AND starts >"
             "   CAST(coalesce((SELECT value FROM meta WHERE name = 'swept'), '0') AS REAL))",
             now=change.now,
             elapsed=change.elapsed,
             margin=LEASE_MARGIN,
+            hour=_lease_hour(change.now),
         )
     )
 
@@ -253,7 +267,7 @@ def sweep(change: Change) -> None:
     _begin_renewals(change)
     began = change.tx.run(
         "INSERT INTO meta (name, value) VALUES ('swept', :now) ON CONFLICT (name)"
-        " DO UPDATE SET value = :now WHERE CAST(value AS REAL) < (SELECT"
+        " DO UPDATE SET value = :now WHERE CAST(meta.value AS REAL) < (SELECT"
         " coalesce(max(starts), 0) FROM purchase_order WHERE starts <= :at)",
         now=repr(change.now),
         at=change.now,
@@ -261,11 +275,12 @@ def sweep(change: Change) -> None:
     if ended or began:
         renew_all(change)
     for unit in change.tx.rows(
-        "SELECT * FROM unit WHERE leased AND lease_end <= :now - :margin"
+        "SELECT * FROM unit WHERE leased AND lease_hour <= :hour AND lease_end <= :now - :margin"
         " AND lease_elapsed <= :elapsed - :margin",
         now=change.now,
         elapsed=change.elapsed,
         margin=LEASE_MARGIN,
+        hour=_lease_hour(change.now),
     ):
         change.tx.run(
             "UPDATE unit SET leased = FALSE, floor_version = sent_version WHERE serial = :serial",
@@ -292,7 +307,7 @@ def _begin_renewals(change: Change) -> None:
             "INSERT INTO holding (serial, type, order_id, since, tenant_id, granted, held)"
             " VALUES (:serial, :type, :order_id, 0, :tenant, :granted, :held)"
             " ON CONFLICT (serial, type, order_id, since) DO UPDATE SET"
-            " granted = granted + excluded.granted, held = held + excluded.held",
+            " granted = holding.granted + excluded.granted, held = holding.held + excluded.held",
             tenant=r["tenant_id"],
             granted=r["granted"],
             held=r["held"],

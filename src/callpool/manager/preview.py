@@ -6,7 +6,7 @@ There is no second way to reckon: what a preview shows is what the change would 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import Any, Final, TypeVar
+from typing import Any, TypeVar
 
 from callpool.licensing.capacity import POOL_TYPES
 from callpool.licensing.lease import APPLY_RESTART
@@ -26,23 +26,6 @@ class _Seen(Exception):
         self.seen = seen
 
 
-#: Which devices a change touches, beside those whose units `restore` watches: only they are
-#: looked at, of however many. Rolled back with the preview itself.
-_WATCH: Final = (
-    "CREATE TEMP TABLE preview_device (device_id INTEGER)",
-    *(
-        f"CREATE TEMP TRIGGER preview_{table}_{event} AFTER {event} ON main.{table} BEGIN"  # noqa: S608
-        f" INSERT INTO preview_device VALUES ({row}.device_id); END"
-        for table in ("device", "allocation", "request", "unit")
-        for event, row in (("INSERT", "NEW"), ("UPDATE", "NEW"), ("DELETE", "OLD"))
-    ),
-)
-_TOUCHED: Final = (
-    "SELECT device_id FROM preview_device UNION SELECT u.device_id FROM unit u"
-    " JOIN changed_unit c ON c.serial = u.serial"
-)
-
-
 def preview(
     manager: Manager,
     who: str,
@@ -59,12 +42,12 @@ def preview(
     manager.sweep()
 
     def first(change: Change) -> T:
-        for statement in _WATCH:
-            change.tx.run(statement)
+        # Only devices that are touched from here on are looked at, of however many.
+        change.tx.forget_touched("device")
         return work(change)
 
     def look(change: Change, result: T) -> None:
-        touched = [r["device_id"] for r in change.tx.rows(_TOUCHED)]
+        touched = sorted(int(number) for number in change.tx.touched("device"))
         after = views.pool(change.tx, change.now, touched)
         # Another connection sees what was there before this transaction.
         before = manager.database.read(

@@ -12,8 +12,8 @@ from typing import Final
 import msgspec
 
 from callpool.manager.change import Change
-from callpool.manager.store.database import Row, Tx
 from callpool.manager.store.scope import WHOLE
+from callpool.manager.store.tx import Row, Tx
 
 #: Not enough is unused yet: nothing has been taken from anybody.
 WAITING: Final = "waiting"
@@ -221,11 +221,12 @@ def pace(tx: Tx, tenant_id: int) -> float:
     request of the tenant waits.
     """
     row = tx.row(
-        "SELECT (SELECT count(*) FROM request r JOIN device d ON d.device_id = r.device_id"
-        "  WHERE d.tenant_id = :tenant) AS waiting,"
+        # The units are counted only while something waits: a tenant may have a million of them.
+        "SELECT CASE WHEN EXISTS (SELECT 1 FROM request r JOIN device d"
+        "  ON d.device_id = r.device_id WHERE d.tenant_id = :tenant) THEN"
         " (SELECT count(*) FROM unit u JOIN device d ON d.device_id = u.device_id"
-        "  WHERE d.tenant_id = :tenant AND u.state = 'active') AS units",
+        "  WHERE d.tenant_id = :tenant AND u.state = 'active') END AS units",
         tenant=tenant_id,
     )
     assert row is not None  # a SELECT without FROM has one row
-    return max(1.0, row["units"] / 50) if row["waiting"] else 0.0
+    return 0.0 if row["units"] is None else max(1.0, row["units"] / 50)

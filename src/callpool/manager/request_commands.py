@@ -25,6 +25,7 @@ _WAITS: Final = {
     "restart": "waits for a restart with save",
     "calls": "waits for calls to end",
     "lease": "cannot be reached",
+    "hitless": "waits for the end of its hitless installation",
 }
 
 

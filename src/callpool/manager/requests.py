@@ -22,7 +22,7 @@ from callpool.manager.ledger import FIXED, device_by_id, lines, room, units_of
 from callpool.manager.pools import allocate, clipping_notes, purchased, set_targets
 from callpool.manager.queue import MOVING, WAITING, Request
 from callpool.manager.standing import takes, waits_for
-from callpool.manager.store.database import Row
+from callpool.manager.store.tx import Row
 
 #: Reports older than this many polls say nothing of what is unused now.
 _FRESH_POLLS = 4.0
@@ -240,6 +240,9 @@ def _donors(change: Change, request: Request, name: str, poll_seconds: float) ->
         " WHERE d.tenant_id = :tenant AND d.removed_at IS NULL AND d.mode = 'fixed'"
         " AND a.type = :type AND a.target > 0 AND a.granted_hint < :hint"
         " AND NOT EXISTS (SELECT 1 FROM request r WHERE r.device_id = d.device_id)"
+        # What a pair in a hitless run is to have is settled.
+        " AND NOT EXISTS (SELECT 1 FROM hitless_run h WHERE h.device_id = d.device_id"
+        "   AND h.state IN ('running', 'stopped'))"
         " ORDER BY d.device_id",
         tenant=request.tenant_id,
         type=name,

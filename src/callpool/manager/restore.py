@@ -13,7 +13,7 @@ no order line counts as having anything free. An operator may end the state, by 
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Final
 
 import msgspec
@@ -25,43 +25,18 @@ from callpool.manager.change import Change
 from callpool.manager.grant_journal import Entry, GrantJournal, UnitState
 from callpool.manager.ledger import device_by_id, needed, regrant, write_holdings
 from callpool.manager.restored import ENDED, Restored, keep, restored, waiting_for
-from callpool.manager.store.database import Database, Row, Tx
+from callpool.manager.store.database import Database
+from callpool.manager.store.tx import Alone, Row, Tx
 from callpool.wire.keys import SigningKey
 from callpool.wire.messages import ContactRequest
 
 _NUMBER: Final = "grant_number"
 #: Versions that a manager without knowledge leaves out: above all that it may have given.
 _JUMP: Final = 1_000_000
-#: SQLite tells which units a transaction has touched.
-# No key: an upsert's own conflict clause would take the place of an OR IGNORE in its trigger.
-_TRACK: Final = (
-    "CREATE TEMP TABLE changed_unit (serial TEXT)",
-    """
-    CREATE TEMP TRIGGER track_added AFTER INSERT ON main.holding BEGIN
-      INSERT INTO changed_unit VALUES (NEW.serial);
-    END
-    """,
-    """
-    CREATE TEMP TRIGGER track_changed AFTER UPDATE ON main.holding BEGIN
-      INSERT INTO changed_unit VALUES (NEW.serial);
-    END
-    """,
-    """
-    CREATE TEMP TRIGGER track_removed AFTER DELETE ON main.holding BEGIN
-      INSERT INTO changed_unit VALUES (OLD.serial);
-    END
-    """,
-    """
-    CREATE TEMP TRIGGER track_unit AFTER UPDATE OF
-      kid, grant_version, grant_content, sent_version, floor_version, leased ON main.unit
-    WHEN OLD.kid IS NOT NEW.kid OR OLD.grant_version IS NOT NEW.grant_version
-      OR OLD.grant_content IS NOT NEW.grant_content OR OLD.sent_version IS NOT NEW.sent_version
-      OR OLD.floor_version IS NOT NEW.floor_version OR OLD.leased IS NOT NEW.leased
-    BEGIN
-      INSERT INTO changed_unit VALUES (NEW.serial);
-    END
-    """,
-)
+#: Entries that a manager may be behind by without writing its whole journal anew.
+SHARED: Final = 20_000
+#: Units whose state is read at a time: a manager that is new to a large pool reads all.
+_AT_ONCE: Final = 1_000
 
 
 class Grants:
@@ -79,34 +54,46 @@ class Grants:
         return not self.compared or bool(over)
 
     def begin(self, change: Change) -> None:
-        """Begin to watch a transaction; the first one of a process looks for a restoration.
+        """Look for a restoration: at the first change of a process, and if the number falls.
 
         Raises CallpoolError `grant_journal_unusable`.
         """
-        if not change.tx.value("SELECT 1 FROM temp.sqlite_master WHERE name = 'changed_unit'"):
-            for statement in _TRACK:
-                change.tx.run(statement)
-        if self.compared:
-            return
-        self._journal.compact()
-        last, latest, whole = self._journal.read()
+        # A line is written after its change is committed, and no other change commits meanwhile:
+        # a number below the journal's is of a database that was set back under this process.
         here = int(change.tx.meta(_NUMBER) or 0)
+        if self.compared and self._journal.last <= here:
+            return
+        if change.tx.beside:
+            raise Alone
+        if not self.compared:
+            self._journal.compact()
+        last, latest, whole = self._journal.read()
         if last > here:
             change.tx.set_meta(_NUMBER, str(last))
             enter(change, "journal_ahead", latest if whole else None)
 
     def end(self, change: Change) -> tuple[int, Entry | None]:
-        """End the watch; return the number of the last change and what is to be appended."""
+        """Return the number of the last change and what is to be appended.
+
+        Triggers have noted which units the transaction has touched (migration 0010).
+        """
         tx = change.tx
         number = int(tx.meta(_NUMBER) or 0)
-        serials = [r["serial"] for r in tx.rows("SELECT DISTINCT serial FROM changed_unit")]
+        serials = tx.touched("unit")
         if not serials:
             return number, None
-        tx.run("DELETE FROM changed_unit")
+        tx.forget_touched("unit")
+        if tx.beside:
+            raise Alone
         tx.set_meta(_NUMBER, str(number + 1))
-        units = (tx.row("SELECT * FROM unit WHERE serial = :serial", serial=s) for s in serials)
-        states = tuple(_state(tx, unit) for unit in units if unit is not None)
-        return number + 1, Entry(number=number + 1, at=change.now, units=states)
+        units = tx.rows(
+            "SELECT * FROM unit WHERE serial IN TEXTS(:serials) ORDER BY serial",
+            serials=msgspec.json.encode(serials).decode(),
+        )
+        entry = Entry(number=number + 1, at=change.now, units=_states(tx, units))
+        if not tx.marks_are_rows:
+            _share(tx, entry)
+        return number + 1, entry
 
     def written(self, number: int, entry: Entry | None) -> None:
         """Bring the journal up to change `number`, before its answer leaves.
@@ -114,39 +101,102 @@ class Grants:
         Raises CallpoolError `grant_journal_unusable`.
         """
         self.compared = True
-        self._journal.append(number, entry, lambda: self._database.read(_everything))
+        self._journal.append(number, entry, self._missing)
+
+    def follow(self) -> None:
+        """Bring the journal up to what other managers changed.
+
+        Raises CallpoolError `grant_journal_unusable`, `database_unusable`.
+        """
+        if self.compared and not self._database.is_sqlite:
+            self.written(int(self._database.read(lambda tx: tx.meta(_NUMBER)) or 0), None)
+
+    def _missing(self, last: int) -> list[Entry]:
+        """Return the entries after number `last`, or one with everything."""
+
+        def read(tx: Tx) -> list[Entry]:
+            found = [
+                msgspec.json.decode(r["entry"], type=Entry)
+                for r in tx.rows(
+                    "SELECT entry FROM grant_entry WHERE number > :last ORDER BY number", last=last
+                )
+            ]
+            whole = last > 0 and [e.number for e in found] == list(
+                range(last + 1, last + 1 + len(found))
+            )
+            return found if found and whole else [_everything(tx)]
+
+        return self._database.read(read)
+
+
+def _share(tx: Tx, entry: Entry) -> None:
+    """Keep an entry for the journals of managers on other machines."""
+    tx.later(
+        "INSERT INTO grant_entry (number, entry) VALUES (:number, :entry)"
+        " ON CONFLICT (number) DO UPDATE SET entry = excluded.entry",
+        number=entry.number,
+        entry=msgspec.json.encode(entry).decode(),
+    )
+    if entry.number % 100 == 0:
+        tx.later("DELETE FROM grant_entry WHERE number <= :old", old=entry.number - SHARED)
 
 
 def _everything(tx: Tx) -> Entry:
-    states = tuple(_state(tx, unit) for unit in tx.rows("SELECT * FROM unit"))
+    states = _states(tx, tx.rows("SELECT * FROM unit ORDER BY serial"))
     return Entry(number=int(tx.meta(_NUMBER) or 0), at=0.0, units=states)
 
 
-def _state(tx: Tx, unit: Row) -> UnitState:
-    report = msgspec.json.decode(unit["report"]) if unit["report"] else {}
-    grants = tx.rows(
-        "SELECT version, slices FROM grant_journal WHERE serial = :serial"
-        " AND (version >= :floor OR version = :remote OR version = :applied) ORDER BY version",
-        serial=unit["serial"],
-        floor=unit["floor_version"],
-        remote=report.get("remote_version", 0),
-        applied=report.get("applied_version", 0),
+def _states(tx: Tx, units: Sequence[Row]) -> tuple[UnitState, ...]:
+    """Return what is to be known of units, in their order."""
+    return tuple(
+        state
+        for start in range(0, len(units), _AT_ONCE)
+        for state in _some(tx, units[start : start + _AT_ONCE])
     )
-    holdings = tx.rows("SELECT * FROM holding WHERE serial = :serial", serial=unit["serial"])
-    return UnitState(
-        serial=unit["serial"],
-        kid=unit["kid"],
-        version=unit["grant_version"],
-        content=unit["grant_content"],
-        sent=unit["sent_version"],
-        floor=unit["floor_version"],
-        leased=bool(unit["leased"]),
-        report=unit["report"],
-        grants=tuple((r["version"], r["slices"]) for r in grants),
-        holdings=tuple(
-            (r["type"], r["order_id"], r["since"], r["granted"], r["held"]) for r in holdings
-        ),
-    )
+
+
+def _some(tx: Tx, units: Sequence[Row]) -> Iterator[UnitState]:
+    reports = [msgspec.json.decode(u["report"]) if u["report"] else {} for u in units]
+    needs = [
+        {
+            "serial": unit["serial"],
+            "lowest": unit["floor_version"],
+            "remote": report.get("remote_version", 0),
+            "applied": report.get("applied_version", 0),
+        }
+        for unit, report in zip(units, reports, strict=True)
+    ]
+    grants: dict[str, list[tuple[int, str]]] = {}
+    for r in tx.rows(
+        "SELECT g.serial, g.version, g.slices FROM ROWS(:rows; serial text, lowest integer,"
+        " remote integer, applied integer) JOIN grant_journal g ON g.serial = r.serial AND"
+        " (g.version >= r.lowest OR g.version = r.remote OR g.version = r.applied)"
+        " ORDER BY g.serial, g.version",
+        rows=msgspec.json.encode(needs).decode(),
+    ):
+        grants.setdefault(r["serial"], []).append((r["version"], r["slices"]))
+    holdings: dict[str, list[tuple[str, str, float, int, int]]] = {}
+    for r in tx.rows(
+        "SELECT * FROM holding WHERE serial IN TEXTS(:serials)"
+        " ORDER BY serial, type, order_id, since",
+        serials=msgspec.json.encode([u["serial"] for u in units]).decode(),
+    ):
+        holdings.setdefault(r["serial"], []).append(
+            (r["type"], r["order_id"], r["since"], r["granted"], r["held"])
+        )
+    for unit in units:
+        yield UnitState(
+            serial=unit["serial"],
+            kid=unit["kid"],
+            version=unit["grant_version"],
+            content=unit["grant_content"],
+            sent=unit["sent_version"],
+            floor=unit["floor_version"],
+            leased=bool(unit["leased"]),
+            report=unit["report"],
+            grants=tuple(grants.get(unit["serial"], ())),
+            holdings=tuple(holdings.get(unit["serial"], ())),
+        )
 
 
 # -- the restored state
@@ -225,7 +275,8 @@ def _adopt(change: Change, latest: Mapping[str, UnitState], known: set[str]) -> 
         )
         # Enrolled or released since: the key that the backup knows may be a clone's.
         tx.run(
-            "UPDATE unit SET locked = 'stale_contact' WHERE serial = :serial AND kid IS NOT :kid",
+            "UPDATE unit SET locked = 'stale_contact' WHERE serial = :serial"
+            " AND kid IS DISTINCT FROM :kid",
             serial=serial,
             kid=unit.kid,
         )

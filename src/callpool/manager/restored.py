@@ -7,7 +7,7 @@ from typing import Any, Final
 import msgspec
 
 from callpool.licensing.errors import LicenseError
-from callpool.manager.store.database import Tx
+from callpool.manager.store.tx import Tx
 
 _STATE: Final = "restored"
 #: When the last such state ended, seconds since 1970.

@@ -2,7 +2,7 @@
 
 Every route names one permission (`declare.api`); `guard.py` holds it against this table, and the
 tests hold every role against every route. A role that is bound to tenants is given only
-permissions whose queries are scoped (`store.database.Scope`).
+permissions whose queries are scoped (`store.scope.Scope`).
 """
 
 from __future__ import annotations

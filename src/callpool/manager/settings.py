@@ -1,7 +1,8 @@
 """The manager's directory and its configuration file `manager.json`.
 
 manager.json        configuration (this module)
-manager.db          the database
+manager.db          the database, unless database.url names another one
+database.url        the URL of a PostgreSQL database, with its password (mode 0600)
 grants/journal      the grant journal, unless manager.json names another file
 admin.password      the first operator's password, mode 0600
 snmp.json           SNMP in and out, and whom alarms are forwarded to (mode 0600)
@@ -12,6 +13,7 @@ identity/           anchor, signing keys, certificate authority, TLS certificate
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Final
 
@@ -21,6 +23,8 @@ from callpool.host.files import write_durably
 from callpool.licensing.errors import CallpoolError
 
 _FILE: Final = "manager.json"
+#: The environment's name for the database's URL.
+DATABASE_URL: Final = "CALLPOOL_DATABASE_URL"
 
 
 class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -57,6 +61,16 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     usage_minute_days: int = 2
     usage_hour_days: int = 60
     usage_day_days: int = 5 * 365
+    #: Contacts that wait at most; beyond it those with the longest leases are sent away (503).
+    contacts_waiting: int = 500
+    #: The fleet is asked to spread its reconnections so that so many come in a second.
+    reconnects_per_second: float = 200.0
+    #: A hitless run stops where within these seconds a pair is not synchronised and heard,
+    hitless_settle_seconds: float = 300.0
+    #: a restart is not reported,
+    hitless_restart_seconds: float = 300.0
+    #: a switchover is not reported by both units.
+    hitless_switch_seconds: float = 60.0
     #: The file of a lab's shared clock; empty in real life.
     lab_clock: str = ""
 
@@ -71,9 +85,14 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
                 self.retry_later_seconds,
                 self.reclaim_poll_seconds,
                 self.waiting_poll_seconds,
+                self.hitless_settle_seconds,
+                self.hitless_restart_seconds,
+                self.hitless_switch_seconds,
             )
         ):
             raise ValueError("every duration is above 0 seconds")
+        if self.contacts_waiting < 1 or not self.reconnects_per_second > 0:
+            raise ValueError("contacts_waiting and reconnects_per_second are above 0")
         if self.usage_seconds and self.usage_seconds < 60:
             raise ValueError("usage_seconds is 60 or more, or 0 for no reports")
         if not 1 <= self.usage_minute_days <= self.usage_hour_days <= self.usage_day_days:
@@ -113,6 +132,7 @@ class Layout:
         self.directory = directory
         self.settings = directory / _FILE
         self.database = directory / "manager.db"
+        self.database_url = directory / "database.url"
         self.password = directory / "admin.password"
         self.identity = directory / "identity"
         self.grants = directory / "grants" / "journal"
@@ -122,6 +142,16 @@ class Layout:
         self.snmp = directory / "snmp.json"
         self.syslog = directory / "syslog.json"
         self.alarm_state = directory / "alarms.state.json"
+
+    def database_place(self) -> Path | str:
+        """Return the database's URL, or SQLite's file where none is set; raises OSError.
+
+        The environment's CALLPOOL_DATABASE_URL goes before the file `database.url`.
+        """
+        url = os.environ.get(DATABASE_URL, "").strip()
+        if not url and self.database_url.exists():
+            url = self.database_url.read_text().strip()
+        return url or self.database
 
     def grant_journal(self, settings: Settings) -> Path:
         """Return the grant journal's file."""

@@ -23,8 +23,25 @@ NAME_SECONDS: Final = 300.0
 MOST_ROWS: Final = 10_000
 
 
+def too_many_from_address() -> CallpoolError:
+    """Return the refusal of an address."""
+    return CallpoolError("too_many_failures", "Too many failed sign-ins; try again in a minute.")
+
+
+def too_many_for_name() -> CallpoolError:
+    """Return the refusal of a name."""
+    return CallpoolError(
+        "too_many_failures",
+        "Too many failed sign-ins for this name; try again in five minutes, or from where "
+        "it has signed in before.",
+    )
+
+
 class Limits:
-    """The tables of one process; all in memory, forgotten by a restart."""
+    """The tables of one process; all in memory, forgotten by a restart.
+
+    What failed at other managers on the same PostgreSQL database counts by the journal.
+    """
 
     def __init__(self, real_time: Callable[[], float]) -> None:
         """Count by `real_time`, seconds of a monotonic clock."""
@@ -37,17 +54,11 @@ class Limits:
         """Refuse one more try; raises CallpoolError `too_many_failures`."""
         by_address = self._recent(self._addresses, source, ADDRESS_SECONDS)
         if by_address >= ADDRESS_FAILURES:
-            raise CallpoolError(
-                "too_many_failures", "Too many failed sign-ins; try again in a minute."
-            )
+            raise too_many_from_address()
         if (username, source) in self._known:
             return
         if self._recent(self._names, username, NAME_SECONDS) >= NAME_FAILURES:
-            raise CallpoolError(
-                "too_many_failures",
-                "Too many failed sign-ins for this name; try again in five minutes, or from where "
-                "it has signed in before.",
-            )
+            raise too_many_for_name()
 
     def failed(self, username: str, source: str) -> bool:
         """Count a failure; returns whether it was the last that is taken for now."""

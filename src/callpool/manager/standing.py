@@ -12,7 +12,7 @@ from typing import Any
 import msgspec
 
 from callpool.manager.change import Change
-from callpool.manager.store.database import Row
+from callpool.manager.store.tx import Row
 from callpool.wire.messages import FACTORY_RESET, MODE_SMART
 
 

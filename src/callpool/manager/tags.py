@@ -15,7 +15,7 @@ import msgspec
 
 from callpool.licensing.capacity import POOL_TYPES
 from callpool.licensing.errors import CallpoolError, LicenseError
-from callpool.manager.store.database import Row, Tx
+from callpool.manager.store.tx import Row, Tx
 
 _TAGS: Final = re.compile(r'\s*(?:W/)?"[^"\x00-\x20]*"\s*')
 

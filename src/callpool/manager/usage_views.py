@@ -27,7 +27,7 @@ from callpool.licensing.usage import (
     trend,
     words,
 )
-from callpool.manager.store.database import Row, Tx
+from callpool.manager.store.tx import Row, Tx
 from callpool.manager.usage import minutes_of
 
 #: Steps that a course can be asked for in, seconds.

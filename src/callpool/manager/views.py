@@ -11,8 +11,8 @@ from callpool.licensing.capacity import LICENSE_TYPES, POOL_TYPES
 from callpool.licensing.errors import LicenseError
 from callpool.manager import device_views, queue, restored
 from callpool.manager.audit import ACCESS_CAUSES
-from callpool.manager.paging import Column, Number, Page, page_rows
-from callpool.manager.store.database import Row, Tx
+from callpool.manager.paging import MOST, Column, Number, Page, page_rows
+from callpool.manager.store.tx import Row, Tx
 from callpool.manager.tags import tenant_tag
 
 
@@ -33,6 +33,27 @@ def pool(tx: Tx, now: float, ids: Sequence[int] | None = None) -> dict[str, Any]
         "leaving": leaving,
         "requests": requests(tx),
     }
+
+
+def whole_pool(tx: Tx, now: float) -> dict[str, Any]:
+    """Return the pool with the first MOST of its devices by name, and how many there are in all."""
+    total = int(tx.value("SELECT count(*) FROM device_now n WHERE TRUE AND MINE(n.tenant_id)"))
+    ids = None
+    if total > MOST:
+        listed = tx.rows(
+            "SELECT n.device_id FROM device_now n WHERE TRUE AND MINE(n.tenant_id)"
+            " ORDER BY n.name LIMIT :most",
+            most=MOST,
+        )
+        left = tx.rows(
+            "SELECT DISTINCT u.device_id FROM unit u JOIN device d ON d.device_id = u.device_id"
+            " WHERE u.state <> 'active' AND MINE(d.tenant_id)"
+            " AND EXISTS (SELECT 1 FROM holding h WHERE h.serial = u.serial AND h.held > 0)"
+            " LIMIT :most",
+            most=MOST,
+        )
+        ids = [r["device_id"] for r in (*listed, *left)]
+    return {**pool(tx, now, ids), "devices_total": total}
 
 
 def _types(tx: Tx, now: float) -> dict[str, Any]:
@@ -157,7 +178,7 @@ def tenants(tx: Tx, names: list[str] | None = None) -> list[dict[str, Any]]:
     """
     these, given = "", {}
     if names is not None:
-        these = " AND t.name IN (SELECT value FROM json_each(:names))"
+        these = " AND t.name IN TEXTS(:names)"
         given = {"names": msgspec.json.encode(names).decode()}
     out: dict[str, dict[str, Any]] = {}
     for r in tx.rows(f"{_SHARES}{these} ORDER BY t.name, s.type", **given):
@@ -222,7 +243,7 @@ def order_page(tx: Tx, now: float, asked: OrderQuery) -> dict[str, Any]:
         for r in rows
     }
     for r in tx.rows(
-        "SELECT * FROM order_line WHERE order_id IN (SELECT value FROM json_each(:ids))",
+        "SELECT * FROM order_line WHERE order_id IN TEXTS(:ids)",
         ids=msgspec.json.encode(list(out)).decode(),
     ):
         out[r["order_id"]]["counts"][r["type"]] = r["count"]
@@ -271,8 +292,8 @@ def journal_page(tx: Tx, asked: JournalQuery) -> dict[str, Any]:
         tx,
         f"SELECT entry, at, cause, detail, {who} AS who,"  # noqa: S608  constants only
         " CASE WHEN elsewhere AND :narrow THEN '' ELSE source END AS source"
-        " FROM journal WHERE entry < :before AND cause NOT IN (SELECT value FROM"
-        " json_each(:access)) AND substr(cause, 1, 6) <> 'smart_' AND MINE(tenant_id)"
+        " FROM journal WHERE entry < :before AND cause NOT IN TEXTS(:access)"
+        " AND substr(cause, 1, 6) <> 'smart_' AND MINE(tenant_id)"
         f" AND (:cause = '' OR cause = :cause) AND (:who = '' OR {who} = :who)"
         " AND (:tenant = '' OR tenant_id = (SELECT tenant_id FROM tenant WHERE name = :tenant"
         " AND MINE(tenant_id)))",

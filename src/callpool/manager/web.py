@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import random
 from collections.abc import Callable, Collection
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, Final, TypeVar
@@ -25,8 +26,9 @@ PROBLEM: Final = "application/problem+json"
 JSON: Final = "application/json"
 _BODY: Final = "callpool_body"
 
-# Transactions queue on the database's lock; more threads would only wait there.
-_POOL: Final = ThreadPoolExecutor(max_workers=8, thread_name_prefix="callpool")
+#: Transactions queue on the database's lock; more threads would only wait there.
+WORKERS: Final = 8
+_POOL: Final = ThreadPoolExecutor(max_workers=WORKERS, thread_name_prefix="callpool")
 
 
 async def in_thread(work: Callable[[], T]) -> T:
@@ -34,15 +36,19 @@ async def in_thread(work: Callable[[], T]) -> T:
     return await asyncio.get_running_loop().run_in_executor(_POOL, work)
 
 
-def problem(code: str, sentence: str, status: int) -> Response[bytes]:
-    """Return a problem document with its stable `code`."""
+def problem(
+    code: str, sentence: str, status: int, *, retry_after: int | None = None
+) -> Response[bytes]:
+    """Return a problem document with its stable `code`; `retry_after` is in seconds."""
     body = {"type": "about:blank", "title": code, "status": status, "code": code}
     headers = {}
     if status == 401:
         # Not Basic: a browser would ask for the password itself, and send it ever after.
         headers["WWW-Authenticate"] = 'Bearer realm="callpool"'
     if status in (429, 503):
-        headers["Retry-After"] = "60" if status == 429 else "5"
+        # Nobody knows how long a disk stays full: whoever asks is at least spread over a while.
+        usual = 60 if status == 429 else random.randint(5, 15)  # noqa: S311  no secret
+        headers["Retry-After"] = str(usual if retry_after is None else retry_after)
     return Response(
         msgspec.json.encode(body | {"detail": sentence}),
         status_code=status,
@@ -58,7 +64,12 @@ def answer(value: Any, status: int = 200) -> Response[bytes]:
 
 def refuse(_request: Request[Any, Any, Any], error: CallpoolError) -> Response[bytes]:
     """Turn a typed error into a problem document."""
-    return problem(error.code, error.sentence, status_of(error))
+    return problem(
+        error.code,
+        error.sentence,
+        status_of(error),
+        retry_after=getattr(error, "retry_after", None),
+    )
 
 
 def refuse_http(_request: Request[Any, Any, Any], error: HTTPException) -> Response[bytes]:

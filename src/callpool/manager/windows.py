@@ -16,9 +16,10 @@ import msgspec
 
 from callpool.licensing.errors import LicenseError
 from callpool.manager.change import Change
+from callpool.manager.hitless_store import check_none_runs
 from callpool.manager.inventory import device_by_name
 from callpool.manager.ledger import units_of
-from callpool.manager.store.database import Row, Tx
+from callpool.manager.store.tx import Row, Tx
 from callpool.wire.messages import RestartOrder
 
 _DAY: Final = 86_400
@@ -125,7 +126,11 @@ def drop(change: Change, device_id: int) -> bool:
 
 
 def ask(change: Change, device: Row, window: Window, *, save: bool) -> None:
-    """Ask for a restart in a window; it takes the place of an earlier wish."""
+    """Ask for a restart in a window; it takes the place of an earlier wish.
+
+    Raises LicenseError `hitless_running`.
+    """
+    check_none_runs(change, device)
     units = units_of(change, device["device_id"])
     wish = Wish(
         window=window,
@@ -144,9 +149,11 @@ def ask(change: Change, device: Row, window: Window, *, save: bool) -> None:
 def restart_now(change: Change, name: str, *, save: bool) -> None:
     """Ask a device's units to restart their SIP service, each once, in place of what waits.
 
-    With `save` what was received is applied by it. Raises LicenseError as `device_by_name`.
+    With `save` what was received is applied by it. Raises LicenseError as `device_by_name`,
+    `hitless_running`.
     """
     device = device_by_name(change, name)
+    check_none_runs(change, device)
     drop(change, device["device_id"])
     for unit in units_of(change, device["device_id"]):
         _number(change, unit, _done(unit), save=save)
@@ -165,14 +172,36 @@ def _number(change: Change, unit: Row, done: int, *, save: bool) -> int:
 
     A database that was restored from a backup may know of fewer.
     """
-    number = max(int(unit["restart_number"]), done) + 1
+    number = max(int(unit["restart_number"]), int(unit["restart_issued"]), done) + 1
+    _issue(change, unit["serial"], number, save=save)
+    return number
+
+
+def _issue(change: Change, serial: str, number: int, *, save: bool) -> None:
     change.tx.run(
-        "UPDATE unit SET restart_number = :number, restart_save = :save WHERE serial = :serial",
+        "UPDATE unit SET restart_number = :number, restart_save = :save, restart_issued = :number"
+        " WHERE serial = :serial",
         number=number,
         save=save,
-        serial=unit["serial"],
+        serial=serial,
     )
-    return number
+
+
+def order_now(change: Change, serial: str, number: int) -> None:
+    """Ask one unit for a restart with save, by a number above all before (a hitless run's)."""
+    _issue(change, serial, number, save=True)
+    change.hint(serial)
+
+
+def take_back(change: Change, serial: str, number: int) -> None:
+    """Offer a unit its restart `number` no more; what was sent may still be carried out."""
+    row = change.tx.row("SELECT * FROM unit WHERE serial = :serial", serial=serial)
+    if row is not None and row["restart_number"] == number:
+        change.tx.run(
+            "UPDATE unit SET restart_number = :done WHERE serial = :serial",
+            done=min(number, _done(row)),
+            serial=serial,
+        )
 
 
 def cancel(change: Change, device: Row) -> list[str]:

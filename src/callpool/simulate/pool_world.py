@@ -36,7 +36,7 @@ from callpool.manager.core import Manager
 from callpool.manager.enrolments import enrol
 from callpool.manager.requests import allocate_or_wait
 from callpool.manager.settings import Layout, Settings
-from callpool.manager.store.database import Tx
+from callpool.manager.store.tx import Tx
 from callpool.wire.envelope import read, unverified
 from callpool.wire.keys import SigningKey
 from callpool.wire.messages import ContactReply, ContactRequest, EnrolReply, EnrolRequest

@@ -38,8 +38,46 @@ AUDIT_HEAD: Final = "callpool-audit-head"
 
 def sign(key: SigningKey, typ: str, body: object) -> str:
     """Return `body` (a msgspec struct or plain values) as a signed envelope of type `typ`."""
-    header = {"alg": "Ed25519", "typ": typ, "kid": key.public.kid}
+    header = {"alg": "Ed25519", "typ": typ, "kid": key.kid}
     return jws.serialize_compact(header, msgspec.json.encode(body), key.jose(), registry=_REGISTRY)
+
+
+class Sealed:
+    """An envelope of the right form, whose signature nobody has looked at yet."""
+
+    def __init__(self, envelope: str | bytes, typ: str) -> None:
+        """Read an envelope of type `typ`; raises TrustError `bad_envelope`."""
+        raw = envelope.encode() if isinstance(envelope, str) else envelope
+        if len(raw) > MAX_ENVELOPE:
+            raise TrustError("bad_envelope", "The signed document is longer than allowed.")
+        try:
+            self._found = jws.extract_compact(raw.strip(), registry=_REGISTRY)
+            header = self._found.headers()
+        except (JoseError, ValueError) as error:
+            raise TrustError("bad_envelope", "This is not a signed callpool document.") from error
+        if header.get("typ") != typ or header.get("alg") != "Ed25519":
+            raise TrustError("bad_envelope", f"This is not a signed document of type {typ}.")
+        #: By which key it says it is signed.
+        self.kid = str(header.get("kid"))
+
+    def opened(self, key: PublicKey | None) -> bytes:
+        """Return the body once its signature is verified by the key that is trusted for `kid`.
+
+        Raises TrustError `unknown_signer` (there is none), `bad_signature`.
+        """
+        if key is None:
+            raise TrustError(
+                "unknown_signer", "The document is signed by a key that is not trusted."
+            )
+        try:
+            good = jws.validate_compact(self._found, key.jose(), algorithms=["Ed25519"])
+        except (JoseError, ValueError):
+            good = False
+        if not good:
+            raise TrustError(
+                "bad_signature", "The signature does not match: the document was altered."
+            )
+        return self._found.payload
 
 
 def verify(envelope: str | bytes, typ: str, key_for: Callable[[str], PublicKey | None]) -> bytes:
@@ -49,26 +87,8 @@ def verify(envelope: str | bytes, typ: str, key_for: Callable[[str], PublicKey |
     Raises TrustError: `bad_envelope` (not one, too long, or of another type), `unknown_signer`,
     `bad_signature`.
     """
-    raw = envelope.encode() if isinstance(envelope, str) else envelope
-    if len(raw) > MAX_ENVELOPE:
-        raise TrustError("bad_envelope", "The signed document is longer than allowed.")
-    try:
-        found = jws.extract_compact(raw.strip(), registry=_REGISTRY)
-        header = found.headers()
-    except (JoseError, ValueError) as error:
-        raise TrustError("bad_envelope", "This is not a signed callpool document.") from error
-    if header.get("typ") != typ or header.get("alg") != "Ed25519":
-        raise TrustError("bad_envelope", f"This is not a signed document of type {typ}.")
-    key = key_for(str(header.get("kid")))
-    if key is None:
-        raise TrustError("unknown_signer", "The document is signed by a key that is not trusted.")
-    try:
-        good = jws.validate_compact(found, key.jose(), algorithms=["Ed25519"])
-    except (JoseError, ValueError):
-        good = False
-    if not good:
-        raise TrustError("bad_signature", "The signature does not match: the document was altered.")
-    return found.payload
+    sealed = Sealed(envelope, typ)
+    return sealed.opened(key_for(sealed.kid))
 
 
 def trust(*keys: PublicKey) -> Callable[[str], PublicKey | None]:

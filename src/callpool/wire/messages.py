@@ -87,6 +87,9 @@ class KeySet(Message, frozen=True, kw_only=True):
     #: Rises with every change.
     serial: int
     keys: tuple[SigningKeyEntry, ...]
+    #: Certificates, PEM, of the authorities that devices with a CA file trust for TLS from now
+    #: on, in its place; none where nothing was rolled.
+    authorities: tuple[str, ...] = ()
 
 
 class EnrolReply(Message, frozen=True, kw_only=True):
@@ -162,6 +165,33 @@ class AlarmsMessage(msgspec.Struct, frozen=True, kw_only=True):
     events: tuple[AlarmMessage, ...] = ()
 
 
+class PairReport(msgspec.Struct, frozen=True, kw_only=True):
+    """How a unit of an HA pair sees itself and the other one."""
+
+    #: The other unit's serial number.
+    peer: str
+    #: "active", "redundant", "alone" (active, the other one unseen) or "fault".
+    role: str
+    synchronised: bool = False
+    #: Seconds since the other unit was heard; -1 for never.
+    peer_age: float = -1.0
+    #: The number of the last switchover order that was carried out, and how it ended
+    #: ("" while none).
+    switch_done: Number = 0
+    switch_result: str = ""
+
+
+class SwitchOrder(msgspec.Struct, frozen=True, kw_only=True):
+    """Ask the active unit of a pair to hand the service address to the other one."""
+
+    #: Rises with every order: each is carried out once.
+    number: int
+    #: The serial number of the unit that is to be active.
+    to: str
+    #: Wall time after which it is no longer to be carried out; 0 for never.
+    until: float = 0.0
+
+
 class ContactRequest(Message, frozen=True, kw_only=True):
     """One contact: what the device is, has and does."""
 
@@ -204,6 +234,8 @@ class ContactRequest(Message, frozen=True, kw_only=True):
     mode: str = ""
     #: The alarm log; None where there is none to tell.
     alarm_log: AlarmsMessage | None = None
+    #: Of a unit of an HA pair: how it sees the pair.
+    pair: PairReport | None = None
 
 
 class SliceMessage(msgspec.Struct, frozen=True, kw_only=True):
@@ -309,6 +341,10 @@ class ContactReply(Message, frozen=True, kw_only=True):
     alarms_taken: int | None = None
     #: The key set in its own envelope, where the device may hold an older one.
     key_set: str = ""
+    #: Of an HA pair: the active unit is to hand over.
+    switch: SwitchOrder | None = None
+    #: Until then (manager's time) alarms of the pair belong to a hitless run; 0 for none.
+    expect_ha_alarms_until: float = 0.0
 
 
 class HintsRequest(Message, frozen=True, kw_only=True):

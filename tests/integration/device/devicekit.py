@@ -74,7 +74,9 @@ class Process:
     def __init__(self, words: list[str], log: Path) -> None:
         self.log = log
         with log.open("ab") as out:
-            self._process = subprocess.Popen(words, stdout=out, stderr=out)
+            self._process = subprocess.Popen(
+                words, stdout=out, stderr=out, env={**os.environ, "PYTHONFAULTHANDLER": "1"}
+            )
 
     @property
     def pid(self) -> int:
@@ -86,7 +88,14 @@ class Process:
     def end(self, sign: int = signal.SIGTERM, within: float = DEADLINE) -> int:
         with contextlib.suppress(ProcessLookupError):
             self._process.send_signal(sign)
-        return self._process.wait(within)
+        try:
+            return self._process.wait(within)
+        except subprocess.TimeoutExpired:
+            state = Path(f"/proc/{self.pid}/status").read_text().splitlines()[2]
+            self._process.send_signal(signal.SIGCONT)
+            self._process.send_signal(signal.SIGABRT)  # it says where each thread is, and ends
+            self._process.wait(within)
+            raise AssertionError(f"{self.pid} did not end; {state}; {self.said()}") from None
 
     def said(self) -> str:
         return self.log.read_text(errors="replace")

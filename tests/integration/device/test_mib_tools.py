@@ -86,4 +86,7 @@ def test_snmptranslate_names_all_that_is_served_and_sent(tmp_path: Path) -> None
         "106": "CALLPOOL-MIB::acLicensePoolInfraAlarm",
         "107": "CALLPOOL-MIB::acLicensePoolApplicationAlarm",
         "125": "CALLPOOL-MIB::acLicensePoolOverAllocationAlarm",
+        "33": "CALLPOOL-MIB::acHASystemFaultAlarm",
+        "34": "CALLPOOL-MIB::acHASystemConfigMismatchAlarm",
+        "35": "CALLPOOL-MIB::acHASystemSwitchOverAlarm",
     }

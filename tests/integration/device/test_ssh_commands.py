@@ -83,6 +83,8 @@ def the_pool(told: Told, shells: LabHandle, pool: Shell) -> None:
         eventually(lambda n=sessions: shells.row(POOL, "sbc_sessions")["remote"] == n)  # type: ignore[misc]  # a lambda's default
         if save:
             pool.ask("restart", save=True)
+    command = "show high-availability status"
+    told(pool, command, "show high status", "This device is no unit of an HA pair.")
     told(pool, "license pool refresh", "license pool refresh", "is being asked")
     shown = told(pool, "show license pool", "show license pool", "Mode: License Pool", "Lease Ends")
     assert [x.split()[2:] for x in shown.splitlines() if x.startswith("SBC Sessions")] == [

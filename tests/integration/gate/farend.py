@@ -6,6 +6,7 @@ import asyncio
 import re
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from typing import Self
 
 HOST = "127.0.0.1"
 
@@ -47,7 +48,7 @@ class FarEnd(asyncio.DatagramProtocol):
     transport: asyncio.DatagramTransport | None = None
 
     @classmethod
-    async def open(cls, host: str = HOST, **more: object) -> FarEnd:
+    async def open(cls, host: str = HOST, **more: object) -> Self:
         made = cls(**more)  # type: ignore[arg-type]
         await asyncio.get_running_loop().create_datagram_endpoint(
             lambda: made, local_addr=(host, 0)

@@ -8,6 +8,7 @@ import glob
 import os
 import signal
 import stat
+import subprocess
 import sys
 import time
 from collections.abc import AsyncIterator
@@ -90,6 +91,34 @@ async def test_kamailio_killed_under_calls_counts_them_again_before_it_listens()
         result = await running.wait(60)
         assert (result.completed, result.failed) == (4, 0)
         await r.settled(1)
+
+
+async def test_a_kamailio_that_died_on_a_full_disk_is_started_as_soon_as_there_is_room() -> None:
+    """Found by chaos: the disk's error ended who watches over Kamailio, and it stayed dead."""
+    async with rig(None, start=False) as r:
+        disk = r.gate.settings.path
+        disk.mkdir(parents=True)
+        words = ("mount", "-t", "tmpfs", "-o", "size=16m", "none", str(disk))
+        subprocess.run(words, check=True)  # noqa: ASYNC221  over in a moment
+        try:
+            await r.gate.start(caps(sessions=3))
+            with Phone(r.address) as phone:
+                call = await call_up(phone, "stays@test")
+                await eventually(lambda: r.gate.usage().sessions == 1)
+                filler = disk / "filler"
+                with contextlib.suppress(OSError), filler.open("wb", buffering=0) as out:
+                    while True:
+                        out.write(bytes(4096))
+                os.kill(r.gate.kamailio_pid, signal.SIGKILL)
+                await eventually(lambda: [a for a in r.alarms if a.code == "gate_down"])
+                filler.unlink()
+                await eventually(lambda: [a for a in r.alarms if a.code == "gate_restarted"])
+                assert await r.count() == 1
+                assert (await call.bye()).code == 200
+            await r.settled(0)
+            await r.gate.stop()
+        finally:
+            subprocess.run(("umount", "--lazy", str(disk)), check=True)  # noqa: ASYNC221
 
 
 async def test_the_first_packet_that_a_new_kamailio_judges_meets_full_counters() -> None:

@@ -17,6 +17,7 @@ from typing import Any
 
 import httpx
 import msgspec
+import psycopg
 from cryptography import x509
 from cryptography.hazmat.primitives.serialization import Encoding
 from cryptography.x509.oid import NameOID
@@ -73,11 +74,18 @@ def eventually(condition: Callable[[], Any], *, within: float = 60.0) -> Any:
         time.sleep(pause(waited))
 
 
+#: Makes an empty database on PostgreSQL for each new site; None for SQLite in its directory.
+new_database: Callable[[], str] | None = None
+
+
 class Site:
     """A manager's directory, the vendor that it trusts, and its processes."""
 
     def __init__(self, directory: Path, **settings: Any) -> None:
         self.layout = Layout(directory)
+        if new_database is not None:
+            directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+            self.layout.database_url.write_text(new_database())
         self.vendor = SigningKey.generate()
         self.clock_file = directory.parent / f"{directory.name}.clock"
         manager = Manager.create(
@@ -114,8 +122,23 @@ class Site:
 
     def sql(self, statement: str) -> list[Any]:
         """Read the database directly."""
+        place = self.layout.database_place()
+        if isinstance(place, str):
+            with psycopg.connect(place.replace("+psycopg", "")) as connection:
+                return connection.execute(statement).fetchall()
         with contextlib.closing(sqlite3.connect(self.layout.database, timeout=60)) as database:
             return database.execute(statement).fetchall()
+
+    def alter(self, statement: str) -> None:
+        """Change the database behind its managers' backs."""
+        place = self.layout.database_place()
+        if isinstance(place, str):
+            with psycopg.connect(place.replace("+psycopg", "")) as connection:
+                connection.execute(statement)
+            return
+        with contextlib.closing(sqlite3.connect(self.layout.database, timeout=60)) as database:
+            database.execute(statement)
+            database.commit()
 
     def check_sums(self) -> None:
         """Law 1, as an outsider reads it from the tables."""

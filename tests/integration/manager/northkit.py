@@ -18,6 +18,7 @@ from managerkit import Running, Site, eventually, running
 from callpool.host.clock import LabClock
 from callpool.host.ports import free_port
 from callpool.host.snmp.engine import engine_id
+from callpool.host.snmp.values import date_and_time
 from callpool.manager.snmp_settings import StationSettings, SyslogSettings, write_settings
 
 USER, AUTH, PRIVACY, COMMUNITY = "noc", "auth-secret-1", "privacy-secret-1", "community-1"
@@ -58,8 +59,9 @@ class Sender:
         name: str = USER,
         engine: str | None = None,
         info: str = "",
+        at: float | None = None,
     ) -> None:
-        """Send one alarm; an inform waits for its acknowledgement."""
+        """Send one alarm; an inform waits for its acknowledgement. `at` is the sender's time."""
         self.count += 1
         values = [
             (1, "i", str(number - 1)), (2, "s", text), (3, "s", source), (4, "i", str(severity)),
@@ -68,6 +70,8 @@ class Sender:
             (13, "s", ""), (14, "s", ""), (15, "s", ""),
             (16, "s", self.serial if serial is None else serial),
         ]  # fmt: skip
+        if at is not None:
+            values.insert(10, (11, "x", bytes(date_and_time(at)).hex()))
         binds = [w for n, t, v in values for w in (f"{GLOBALS}.{n}.0", t, v)]
         self.send(
             f"{prefix}.{number}", *binds, inform=inform, v2c=v2c, ok=ok, level=level, auth=auth,

@@ -16,7 +16,7 @@ PASSWORD = "a long enough word 7"
 
 
 @pytest.fixture(scope="module")
-def manager(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
+def manager(tmp_path_factory: pytest.TempPathFactory, engine: str) -> Iterator[Running]:
     site = Site(tmp_path_factory.mktemp("access") / "manager")
     with running(site) as made:
         made.import_order(site.order("PO-1", sbc_sessions=100, far_end_users=100))

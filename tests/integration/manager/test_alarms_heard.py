@@ -30,7 +30,7 @@ ALARMS = (
 
 
 @pytest.fixture(scope="module")
-def heard(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Alarms]:
+def heard(tmp_path_factory: pytest.TempPathFactory, engine: str) -> Iterator[Alarms]:
     """One manager for all that does not disturb each other: each test has its own units."""
     units = tuple(f"S{n}" for n in range(1, 16))
     with alarms(
@@ -197,13 +197,16 @@ def test_a_trap_that_is_sent_again_by_another_is_no_news(heard: Alarms) -> None:
         between.bind(("127.0.0.1", 0))
         between.settimeout(30)
         tapped = Sender(heard.home, "S12", between.getsockname()[1])
-        tapped.notify(106, 4, unique=1)
+        at = time.time()
+        tapped.notify(106, 4, unique=1, at=at)
         raised = between.recv(65_536)
         to = ("127.0.0.1", heard.port)
         between.sendto(raised, to)
         eventually(lambda: heard.told("S12") == {("106", "major")})
-        sender.notify(106, 0, unique=2, inform=True)
+        sender.notify(106, 0, unique=2, inform=True, at=at + 1.0)
         eventually(lambda: heard.told("S12") == set())
+        # However late: a trap tells when its sender sent it.
+        eventually(lambda: time.time() > at + 2.0)
         taken = heard.counted("taken")
         between.sendto(raised, to)
         eventually(lambda: heard.counted("taken") > taken)

@@ -32,7 +32,7 @@ CHECKS = (
 
 
 @pytest.fixture(scope="module")
-def manager(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
+def manager(tmp_path_factory: pytest.TempPathFactory, engine: str) -> Iterator[Running]:
     """A manager with something of everything, so that answers are not empty lists."""
     site = Site(tmp_path_factory.mktemp("document") / "manager")
     with running(site) as made:
@@ -171,5 +171,6 @@ def test_schemathesis_finds_no_server_error_and_no_answer_that_is_not_documented
 
 
 @pytest.mark.full
+@pytest.mark.timeout(1200)
 def test_schemathesis_finds_none_in_many_more_examples(manager: Running) -> None:
     asked(manager, "--max-examples", "60", "--max-time", "400")

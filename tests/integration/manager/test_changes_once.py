@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
-import sqlite3
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -17,7 +15,7 @@ S = "sbc_sessions"
 
 
 @pytest.fixture(scope="module")
-def manager(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
+def manager(tmp_path_factory: pytest.TempPathFactory, engine: str) -> Iterator[Running]:
     site = Site(tmp_path_factory.mktemp("once") / "manager")
     with running(site) as made:
         made.import_order(site.order("PO-1", sbc_sessions=100))
@@ -100,9 +98,7 @@ def test_keys_of_two_operators_are_two_keys_and_one_that_is_none_is_refused(
 
 def test_a_kept_answer_is_forgotten_after_a_day(manager: Running) -> None:
     first = keyed(manager, "an-old-key-of-mine", "/tokens", {}).json()
-    with contextlib.closing(sqlite3.connect(manager.site.layout.database, timeout=60)) as database:
-        database.execute("UPDATE idempotency SET made_at = ?", (time.time() - 86_500,))
-        database.commit()
+    manager.site.alter(f"UPDATE idempotency SET made_at = {time.time() - 86_500}")  # noqa: S608
     assert keyed(manager, "another-key-now", "/tokens", {}).status_code == 201
     assert len(manager.site.sql("SELECT * FROM idempotency")) == 1
     assert keyed(manager, "an-old-key-of-mine", "/tokens", {}).json()["id"] != first["id"]

@@ -1,4 +1,4 @@
-"""Law 1 with real processes: an old copy of manager.db is put back with `cp`."""
+"""Law 1 with real processes: a backup is put back, on either database."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ class Moved:
 
     def __init__(self, directory: Path) -> None:
         self.site = Site(directory / "manager", lease_seconds=1000.0)
-        self.copy = directory / "old.db"
+        self.copy = directory / "old.backup"
         self.running = Running(self.site)
         self.listen = f"127.0.0.1:{self.running.port}"
         self.running.import_order(self.site.order("PO-1", sbc_sessions=20))
@@ -25,10 +25,7 @@ class Moved:
             self.devices[name] = self.running.device(name.upper())
         self.allocate("a", 20)
         self.devices["a"].contact()
-        self.running.devices = []
-        assert self.running.stop() == 0  # a clean stop leaves all in one file
-        self.copy.write_bytes(self.site.layout.database.read_bytes())
-        self.start()
+        self.do("backup", str(self.copy))  # while it runs
         self.allocate("a", 5)
         for _ in range(3):
             self.devices["a"].contact()
@@ -53,11 +50,12 @@ class Moved:
     def restore(self) -> None:
         self.running.devices = []
         self.running.kill()
-        database = self.site.layout.database
-        for tail in ("-wal", "-shm"):
-            database.with_name(database.name + tail).unlink(missing_ok=True)
-        database.write_bytes(self.copy.read_bytes())
+        self.do("restore", str(self.copy))
         self.start()
+
+    def do(self, *words: str) -> None:
+        status, _, error = cli(MAIN, *words, "--dir", str(self.site.layout.directory))
+        assert status == 0, error
 
 
 @pytest.fixture

@@ -8,6 +8,7 @@ import time
 from pathlib import Path
 
 import httpx
+import managerkit
 import pytest
 from managerkit import MAIN, Device, Running, Site, cli, running
 
@@ -160,7 +161,10 @@ def test_what_cannot_be_started_says_why_in_one_sentence(site: Site, tmp_path: P
         )
         cases: list[tuple[tuple[str, ...], str]] = [(taken, "port_in_use")]
         broken = Site(tmp_path / "broken")
-        broken.layout.database.write_bytes(b"not a database" * 100)
+        if managerkit.new_database is None:
+            broken.layout.database.write_bytes(b"not a database" * 100)
+        else:
+            broken.layout.database_url.write_text("postgresql+psycopg://a:hidden@127.0.0.1:1/b")
         damaged = Site(tmp_path / "damaged")
         damaged.layout.settings.write_text("{")
         cases += [
@@ -173,6 +177,7 @@ def test_what_cannot_be_started_says_why_in_one_sentence(site: Site, tmp_path: P
         for words, code in cases:
             status, _, error = cli(MAIN, *words)
             assert status == 1, error
+            assert "hidden" not in error
             assert f"[{code}]" in error
             assert error.strip().count("\n") == 0
 

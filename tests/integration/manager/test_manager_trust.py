@@ -18,7 +18,7 @@ from callpool.wire.messages import CONTACT_PATH, ENROL_PATH, HINTS_PATH, HintsRe
 
 
 @pytest.fixture(scope="module")
-def manager(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
+def manager(tmp_path_factory: pytest.TempPathFactory, engine: str) -> Iterator[Running]:
     site = Site(tmp_path_factory.mktemp("trust") / "manager")
     with running(site) as made:
         made.import_order(site.order("PO-1", sbc_sessions=1000))

@@ -19,7 +19,7 @@ S = "sbc_sessions"
 
 
 @pytest.fixture(scope="module")
-def site(tmp_path_factory: pytest.TempPathFactory) -> Site:
+def site(tmp_path_factory: pytest.TempPathFactory, engine: str) -> Site:
     return Site(tmp_path_factory.mktemp("bad") / "manager")
 
 

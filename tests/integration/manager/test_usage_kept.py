@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-import sqlite3
 from collections.abc import Iterator
-from contextlib import closing, contextmanager
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import msgspec
 import pytest
-from managerkit import Device, Running, Site, cli, load, running
+from managerkit import Device, Running, Site, cli, eventually, load, running
 
+from callpool.host.clock import LabClock
 from callpool.licensing.usage import DAY, HOUR, aligned
 from callpool.wire.envelope import CONTACT, sign
 from callpool.wire.messages import UsageCount, UsageMinute
@@ -97,21 +97,25 @@ def test_what_cannot_be_is_passed_over_and_costs_no_lease(tmp_path: Path) -> Non
 
 
 def test_what_is_old_is_pruned_a_few_units_at_a_time_silent_ones_too(tmp_path: Path) -> None:
-    with manager(tmp_path, usage_minute_days=1, usage_hour_days=2, usage_day_days=3) as (
+    with manager(tmp_path, usage_minute_days=2, usage_hour_days=4, usage_day_days=5) as (
         site,
         made,
     ):
         silent, device = unit(made, "a"), unit(made, "b")
         now = aligned(now_of(made), 60)
         silent.contact(usage=minutes(now - 86_400 * 3 // 2, 7))
-        with closing(sqlite3.connect(site.layout.database, timeout=60)) as database, database:
-            database.execute("UPDATE usage_hour SET at = at - 86400 * 2")
-            database.execute("UPDATE usage_day SET at = at - 86400 * 5")
-        # The first report of a day prunes; a day of the past begins as well.
-        device.contact(usage=minutes(now - 86_400 * 3 // 2, 1))
+        site.alter("UPDATE usage_hour SET at = at - 86400 * 3")
+        site.alter("UPDATE usage_day SET at = at - 86400 * 5")
+        device.contact(usage=minutes(now - DAY * 21 // 10 // 60 * 60, 1))
         device.contact(usage=minutes(now - 600, 1))
-        assert site.sql("SELECT count(*) FROM usage_hour WHERE serial = 'S-a'") == [(0,)]
-        assert site.sql("SELECT count(*) FROM usage_day WHERE serial = 'S-a'") == [(0,)]
+        # The clock prunes once a day.
+        LabClock(site.clock_file).advance(DAY)
+
+        left = (
+            "SELECT (SELECT count(*) FROM usage_hour WHERE serial = 'S-a'),"
+            " (SELECT count(*) FROM usage_day WHERE serial = 'S-a')"
+        )
+        eventually(lambda: site.sql(left) == [(0, 0)])
         kept = site.sql("SELECT detail IS NULL FROM usage_hour WHERE serial = 'S-b' ORDER BY at")
         assert kept == [(1,), (0,)], "the minutes of an old hour are gone, a young one has them"
 
@@ -193,8 +197,8 @@ def test_a_bad_question_gets_one_clear_sentence(
 
 
 @pytest.fixture(scope="module")
-def door(module_path: Path) -> Iterator[Running]:
-    with manager(module_path) as (_, made):
+def door(module_path: Path, engine: str) -> Iterator[Running]:
+    with manager(module_path / engine) as (_, made):
         yield made
 
 

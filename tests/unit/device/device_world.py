@@ -51,6 +51,7 @@ from callpool.wire.messages import (
     KeySet,
     RestartOrder,
     SigningKeyEntry,
+    SwitchOrder,
     WaitingMessage,
 )
 from callpool.wire.tokens import join
@@ -200,6 +201,8 @@ class WireManager:
         self.poll = 12 * 3600.0
         self.retry, self.later, self.later_after = 900.0, 4 * 3600.0, 7200.0
         self.restart: RestartOrder | None = None
+        self.switch: SwitchOrder | None = None
+        self.expect_ha_alarms_until = 0.0
         self.waiting: tuple[WaitingMessage, ...] = ()
         self.requests: list[ContactRequest] = []
         self.envelopes: list[str] = []
@@ -253,6 +256,8 @@ class WireManager:
             "retry_later_seconds": self.later,
             "retry_later_after": self.later_after,
             "restart": self.restart,
+            "switch": self.switch,
+            "expect_ha_alarms_until": self.expect_ha_alarms_until,
             "waiting": self.waiting,
             "key_set": self.offer_keys,
         }
@@ -330,14 +335,23 @@ class FakeLink:
         self.attempts: list[float] = []
         self.hint = asyncio.Event()
         self.retry_after: float | None = None
+        self.trusted: tuple[str, ...] = ()
+        #: Seconds for which the manager puts each contact off.
+        self.busy = 0.0
 
     def url(self, path: str) -> str:
         return self.manager.url + path
+
+    def trust(self, authorities: tuple[str, ...]) -> None:
+        self.trusted = authorities
 
     async def exchange(self, path: str, envelope: str) -> str:
         self.attempts.append(self.manager.clock.now().boottime)
         if self.down:
             raise LinkError("manager_unreachable", "cut.", retry_after=self.retry_after)
+        if self.busy:
+            self.manager.envelopes.append(envelope)
+            raise LinkError("overloaded", "No room.", retry_after=self.busy)
         reply = self.manager.answer(path, envelope)
         if self.lose_replies:
             self.lose_replies -= 1
@@ -410,6 +424,7 @@ class World:
         self.agent = Agent(
             core=core, layout=self.layout, identity=self.layout.load_identity(), link=self.link
         )
+        self.agent.contacts.shift = lambda: 0.0
         await self.agent.start()
         if self.key and key and core.opened.local_key is None:
             await core.install_key(self.key)

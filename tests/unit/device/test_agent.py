@@ -252,6 +252,27 @@ async def test_a_shrunken_share_is_confirmed_down_as_its_calls_end(world: World)
     assert reported == [7, 2], "told each time fewer are left, and no more once it fits"
 
 
+async def test_calls_that_end_while_the_manager_is_lost_wait_for_the_retry(world: World) -> None:
+    world.manager.apply = APPLY_LIVE
+    world.manager.allocate(10)
+    await world.agent.pull()
+    await world.go(0.0)
+    world.gate.used = FakeUsage(sessions=15)
+    world.manager.allocate(2)
+    await world.agent.pull()
+    await world.go(0.0)
+    world.link.down = True
+    for sessions in (12, 9, 7):
+        world.gate.used = FakeUsage(sessions=sessions)
+        await world.go(1.0)
+    attempts = len(world.link.attempts)
+    await world.go(10.0)
+    assert len(world.link.attempts) == attempts, "it asks again when a retry is due"
+    world.link.down = False
+    await world.go(1000.0)
+    assert world.manager.requests[-1].remote_in_use == {"sbc_sessions": 2}
+
+
 async def test_a_restart_wish_of_the_manager_is_carried_out_once(world: World) -> None:
     world.manager.allocate(10)
     world.manager.restart = RestartOrder(number=1, save=True)
@@ -398,6 +419,27 @@ async def test_retry_after_is_honoured_whatever_asks(world: World) -> None:
     assert len(world.link.attempts) == tried
     await world.go(200.0)
     assert len(world.link.attempts) == tried + 1
+
+
+async def test_a_manager_without_room_is_not_lost_until_it_has_put_off_for_long(
+    world: World,
+) -> None:
+    world.link.busy = 200.0
+    await world.agent.pull()
+    await world.go(0.0)
+    tried = len(world.link.attempts)
+    await world.agent.pull()
+    await world.go(199.0)
+    assert len(world.link.attempts) == tried
+    assert "contact_lost" not in world.agent.core.faults
+    await world.go(2.0)
+    assert len(world.link.attempts) == tried + 1
+    assert world.manager.envelopes[-1] != world.manager.envelopes[-2]
+    await world.go(800.0)
+    assert "contact_lost" in world.agent.core.faults
+    world.link.busy = 0.0
+    await world.go(201.0)
+    assert "contact_lost" not in world.agent.core.faults
 
 
 async def test_a_lost_reply_is_asked_for_with_the_same_bytes(world: World) -> None:

@@ -25,6 +25,8 @@ _SMART = (
     "test_clocks_and_smart_licensing_are_alarmed_until_what_is_wrong_is_mended"
 )
 
+_PAIR = "../../acceptance/test_pair_alarms.py::test_the_alarms_of_a_pair_by_their_real_causes"
+
 #: Code of the alarm: the test that proves it, and the cause that it is raised by there.
 PROVED = {
     "contact_lost": (_THREE, "the manager is ended"),
@@ -58,6 +60,12 @@ PROVED = {
     "smart_count_above_maximum": (_SMART, "a newer local key that names less"),
     "sessions_nearly_used": (_USE, "19 calls of 20; 17 keep it, 16 end it"),
     "users_nearly_used": (_USE, "19 registrations of 20; 17 keep it, 16 end it"),
+    "ha_fault": (_PAIR, "the way between the units is cut for more than half a minute"),
+    "ha_waiting": (_PAIR, "the same, at first"),
+    "ha_mismatch": (_PAIR, "a newer local key on one unit, until the other has it too"),
+    "ha_switchover": (_PAIR, "a switchover, for ten seconds"),
+    "ha_double_active": (_PAIR, "VRRP kept from passing, until it passes again"),
+    "ha_drift": (_PAIR, "calls that come while what is told of them goes astray for a moment"),
 }
 
 

@@ -9,8 +9,10 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from email.utils import formatdate
 from pathlib import Path
 
+import httpx
 import pytest
 
+from callpool.device import manager_link
 from callpool.device.errors import DeviceError, LinkError
 from callpool.device.faces.certificate import make_certificate
 from callpool.device.manager_link import STREAM_OPEN, ManagerLink
@@ -176,19 +178,55 @@ async def test_a_connection_that_breaks_off_is_unreachable(
     assert (await code_of(link.exchange(CONTACT_PATH, "x"))).code == "manager_unreachable"
 
 
+@pytest.mark.parametrize("opened", [False, True], ids=["exchange", "stream"])
+async def test_a_manager_that_vanished_without_a_word_is_noticed(
+    server: Server, layout: Layout, monkeypatch: pytest.MonkeyPatch, opened: bool
+) -> None:
+    monkeypatch.setattr(manager_link, "EXCHANGE_TIMEOUT", httpx.Timeout(0.2))
+    monkeypatch.setattr(manager_link, "HINTS_TIMEOUT", httpx.Timeout(0.2))
+    over = asyncio.Event()
+    link = ManagerLink(server.url, ca_file=str(layout.pages_certificate))
+
+    async def fall_silent(writer: asyncio.StreamWriter) -> None:
+        if opened:
+            writer.write(b"HTTP/1.1 200 X\r\ncontent-type: text/event-stream\r\n\r\n")
+            writer.write(b": hello\n\n")
+            await writer.drain()
+        await over.wait()  # no answer, and no FIN
+
+    async def listen() -> None:
+        async for _ in link.hints(HINTS_PATH, "x"):
+            pass
+
+    server.answer = fall_silent
+    work = listen() if opened else link.exchange(CONTACT_PATH, "x")
+    assert (await asyncio.wait_for(code_of(work), 30)).code == "manager_unreachable"
+    # It is there again: so is the device, by a connection of its own.
+    server.answer = say(200, b"reply")
+    assert await link.exchange(CONTACT_PATH, "x") == "reply"
+    over.set()
+    await link.close()
+
+
 async def test_hints_are_heard_one_by_one_and_comments_are_not(
     server: Server, link: ManagerLink
 ) -> None:
     async def stream(writer: asyncio.StreamWriter) -> None:
         writer.write(b"HTTP/1.1 200 X\r\ncontent-type: text/event-stream\r\n\r\n")
         writer.write(
-            b': hello\n\ndata: {"hint":"pull"}\n\n: still here\n\nevent: pull\ndata: x\n\n'
+            b": hello\nretry: 2500\n\n"
+            b'data: {"hint":"pull"}\n\n: still here\n\nevent: pull\ndata: x\n\n'
         )
         await writer.drain()
         writer.close()
 
     server.answer = stream
-    assert [h async for h in link.hints(HINTS_PATH, "x")] == [STREAM_OPEN, "message", "pull"]
+    assert [h async for h in link.hints(HINTS_PATH, "x")] == [
+        STREAM_OPEN,
+        "spread 2.500",
+        "message",
+        "pull",
+    ]
 
 
 async def test_a_hint_stream_that_is_refused_says_why(server: Server, link: ManagerLink) -> None:

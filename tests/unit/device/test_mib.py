@@ -13,6 +13,7 @@ from callpool.device.faces.snmp.tree import (
     HA_READY,
     HISTORY,
     OWN_LICENSES,
+    OWN_PAIR,
     OWN_SCALARS,
     PERCENT,
     SERIAL,
@@ -63,6 +64,7 @@ def test_every_object_that_is_served_is_in_the_mib_and_no_other() -> None:
     served = {(*entry, column) for entry in (ACTIVE, HISTORY) for column in range(1, 14)}
     served |= {(*OWN_LICENSES, column) for column in range(1, 10)}
     served |= {(*OWN_SCALARS, number) for number in range(1, 10)}
+    served |= {(*OWN_PAIR, number) for number in range(1, 8)}
     served |= {(*GLOBALS, number) for number in range(1, 17)}
     served |= {SERIAL, HA_READY, *PERCENT.values()}
     assert objects == served | tables | {entry[:-1] for entry in tables}

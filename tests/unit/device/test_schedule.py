@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -38,6 +39,25 @@ def test_the_slow_cadence_begins_two_hours_after_the_first_failure(gaps: list[fl
             or abs(schedule.due - now - (900.0 if now - first < 7200.0 else 14_400.0)) < 1e-6
         )
     assert schedule.succeeded(now, Cadence()).failing_since is None
+
+
+@given(st.floats(0, 1e6), st.floats(1, 1e5), st.floats(0, 1), st.floats(0, 1e6))
+def test_one_that_is_put_off_never_comes_sooner_nor_much_later_than_asked(
+    now: float, wait: float, shift: float, later: float
+) -> None:
+    asked = Schedule(due=now, reason="usage").deferred(now, wait, shift)
+    assert now + wait <= asked.wanted("hint", now + later).next_at() <= now + wait * 1.1 + 1e-3
+    assert asked.reason == "usage"
+    assert asked.lost(now + 900.1)
+    assert not asked.lost(now + 800.0)
+
+
+@given(st.floats(0, 1))
+def test_waits_are_shifted_so_that_a_fleet_does_not_call_in_step(shift: float) -> None:
+    good = Schedule().succeeded(0.0, Cadence(usage=300.0), shift)
+    assert good.due == pytest.approx(300.0 * (1.0 - 0.1 * shift))
+    assert Schedule().failed(0.0, None, shift).due == pytest.approx(900.0 * (1.0 + 0.1 * shift))
+    assert Schedule().failed(0.0, 50.0, shift).not_before >= 50.0
 
 
 def test_a_manager_that_gives_no_interval_is_not_hammered() -> None:

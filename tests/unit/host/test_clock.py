@@ -29,6 +29,18 @@ def test_a_lab_that_runs_fast_keeps_what_it_has_gained(tmp_path: Path) -> None:
     assert clock.real_seconds(60.0) == 60.0
 
 
+def test_a_wall_clock_that_is_set_wrong_leaves_elapsed_time_alone(tmp_path: Path) -> None:
+    clock = LabClock(tmp_path / "clock")
+    clock.advance(100.0)
+    clock.set_wall(-3000.0)
+    clock.set_rate(1.0)
+    real, now = SystemClock().now(), LabClock(tmp_path / "clock").now()
+    assert 0 <= now.wall - real.wall + 2900.0 < 5
+    assert 0 <= now.boottime - real.boottime - 100.0 < 5
+    with pytest.raises(LicenseError):
+        clock.set_wall(float("nan"))
+
+
 @pytest.mark.parametrize("step", [0.0, -1.0, float("nan")])
 def test_the_lab_only_moves_forward(tmp_path: Path, step: float) -> None:
     with pytest.raises(LicenseError) as caught:

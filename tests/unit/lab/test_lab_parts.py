@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import os
+import signal
 from pathlib import Path
 
 import pytest
@@ -55,6 +57,16 @@ def test_a_process_is_stopped_by_its_identity_and_its_number_alone_is_not_enough
     assert Path(f"/proc/{ours.pid}").exists()
     stop(ours, grace=5)
     wait_for("it to be gone", lambda: not Path(f"/proc/{ours.pid}").exists(), seconds=5)
+
+
+def test_who_was_killed_by_others_is_reaped_with_the_next_one(tmp_path: Path) -> None:
+    killed = spawn("killed", ["sleep", "60"], tmp_path / "log")
+    ours = spawn("ours", ["sleep", "60"], tmp_path / "log")
+    os.kill(killed.pid, signal.SIGKILL)
+    stat = f"/proc/{killed.pid}/stat"
+    wait_for("a zombie", lambda: Path(stat).read_text().split()[2] == "Z", seconds=60)
+    stop(ours, grace=5)
+    assert not Path(stat).exists()
 
 
 def test_a_command_that_fails_is_told_by_its_own_last_line() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import atexit
 import contextlib
+import os
 import secrets
 import shutil
 import sqlite3
@@ -12,18 +13,22 @@ from collections import defaultdict
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, Final, TypeVar
+
+import msgspec
+import psycopg
 
 from callpool.licensing.capacity import Capacity
 from callpool.licensing.instant import Instant
 from callpool.licensing.lease import DeviceLicense
 from callpool.licensing.order import PurchaseOrder
-from callpool.manager import inventory, pools
+from callpool.manager import inventory, moves, pools, steady
 from callpool.manager.change import Change
 from callpool.manager.contacts import Answer, contact
 from callpool.manager.core import Manager
 from callpool.manager.enrolments import enrol
 from callpool.manager.settings import Layout, Settings, load
+from callpool.manager.store.derived import settle
 from callpool.wire.envelope import read, unverified
 from callpool.wire.keys import SigningKey
 from callpool.wire.messages import (
@@ -32,6 +37,7 @@ from callpool.wire.messages import (
     ContactRequest,
     EnrolReply,
     EnrolRequest,
+    PairReport,
 )
 
 T = TypeVar("T")
@@ -77,12 +83,17 @@ class ModelDevice:
     #: The manager's last order to restart that it carried out.
     restart_done: int = 0
     locked: bool = False
+    #: How it sees its HA pair.
+    pair: PairReport | None = None
     #: A factory reset drops the identity: without one it cannot call until it enrols anew.
     enrolled: bool = True
 
     def time(self, clock: SteppedClock) -> float:
         return self.signed + (clock.boottime - self.signed_at)
 
+
+#: A PostgreSQL cluster's URL without a database: models are made there. Empty for SQLite.
+CLUSTER = os.environ.get("CALLPOOL_TEST_CLUSTER", "")
 
 _template: Path | None = None
 
@@ -94,8 +105,30 @@ def _made() -> Path:
         directory = Path(tempfile.mkdtemp(prefix="callpool-model-"))
         atexit.register(shutil.rmtree, directory, ignore_errors=True)
         _template = directory / "manager"
+        if CLUSTER:
+            _template.mkdir(mode=0o700)
+            (_template / "database.url").write_text(_new_database())
         Manager.create(Layout(_template), Settings(listen="127.0.0.1:0")).close()
     return _template
+
+
+def _new_database(template: str = "template0") -> str:
+    """Return the URL of a new database of the cluster, a copy of `template`."""
+    name = f"model_{secrets.token_hex(6)}"
+    with psycopg.connect(f"{CLUSTER}/postgres", autocommit=True) as connection:
+        connection.execute(f"CREATE DATABASE {name} TEMPLATE {template}")
+    return f"{CLUSTER}/{name}".replace("postgresql://", "postgresql+psycopg://")
+
+
+#: What a contact may change.
+_TABLES: Final = (
+    "unit", "holding", "grant_journal", "journal", "meta", "tally", "tenant_peak",
+    "usage_hour", "usage_day", "device_now", "device_count", "device_heard",
+)  # fmt: skip
+
+
+class _Undo(Exception):
+    """The change was looked at and is not wanted."""
 
 
 class Model:
@@ -105,11 +138,16 @@ class Model:
         self.directory = Path(tempfile.mkdtemp(prefix="callpool-model-"))
         layout = Layout(self.directory / "manager")
         shutil.copytree(_made(), layout.directory)
+        if CLUSTER:
+            template = layout.database_url.read_text().rpartition("/")[2]
+            layout.database_url.write_text(_new_database(template))
         assert load(layout).lease_seconds == LEASE
         self.manager = Manager(layout)
         self.clock = SteppedClock()
         self.manager.clock = self.clock
         self.product_key = self.manager.product_key()
+        #: Whether each steady contact is held against the long way, and how many were steady.
+        self.compares, self.steady = False, 0
         self.devices: dict[str, ModelDevice] = {}
         self.orders: list[PurchaseOrder] = []
         self.shares: dict[str, dict[str, int | None]] = {}
@@ -125,6 +163,9 @@ class Model:
     def backup(self) -> Path:
         """Copy the database; returns the copy."""
         copy = self.directory / f"backup-{secrets.token_hex(4)}.db"
+        if CLUSTER:
+            moves.backup(self.manager.layout, copy, self.clock.wall, lambda said: None)
+            return copy
         with (
             contextlib.closing(sqlite3.connect(self.manager.database.file)) as source,
             contextlib.closing(sqlite3.connect(copy)) as target,
@@ -140,9 +181,12 @@ class Model:
         layout = self.manager.layout
         self.manager.close()
         if copy is not None:
-            for tail in ("", "-wal", "-shm"):
-                layout.database.with_name(layout.database.name + tail).unlink(missing_ok=True)
-            shutil.copy(copy, layout.database)
+            if CLUSTER:
+                moves.restore(layout, copy, lambda said: None)
+            else:
+                for tail in ("", "-wal", "-shm"):
+                    layout.database.with_name(layout.database.name + tail).unlink(missing_ok=True)
+                shutil.copy(copy, layout.database)
             if not journal:
                 layout.grants.unlink(missing_ok=True)
         self.manager = Manager(layout)
@@ -247,8 +291,10 @@ class Model:
         if device.license.ended(device.time(self.clock)):
             device.license = device.license.discarded()
 
-    def ask(self, device: ModelDevice, *, notices: bool = True, reason: str = "poll") -> Answer:
-        """Send a contact; the answer waits until `deliver` or `lose`."""
+    def ask(
+        self, device: ModelDevice, *, notices: bool = True, reason: str = "poll", **more: Any
+    ) -> Answer:
+        """Send a contact, `more` in it; the answer waits until `deliver` or `lose`."""
         assert device.enrolled
         if notices:
             self.tick(device)
@@ -264,6 +310,9 @@ class Model:
             applied_version=held.applied.version if held.applied else 0,
             remote_in_use=device.in_use,
             restart_done=device.restart_done,
+            actual=held.actual_at(device.time(self.clock)).to_dict(),
+            pair=device.pair,
+            **more,
         )
         return self.send(device, request)
 
@@ -279,11 +328,7 @@ class Model:
         if device.asked is not request:
             device.asked_at = self.clock.boottime
         device.asked, device.answered = request, None
-        given = self.manager.change(
-            device.serial,
-            "",
-            lambda c: contact(c, request, device.kid, self.manager.identity, self.manager.settings),
-        )
+        given = self._taken(device, request)
         if given.refusal is None:
             device.answered = read(unverified(given.reply), ContactReply)
             return given
@@ -291,6 +336,60 @@ class Model:
         if given.refusal.code in ("stale_contact", "unit_locked"):
             device.locked = True
         return given
+
+    def _taken(self, device: ModelDevice, request: ContactRequest) -> Answer:
+        """Let the manager take a contact as it does: with others where it is steady."""
+        identity, settings = self.manager.identity, self.manager.settings
+        asked = [steady.Asked(request, device.kid)]
+        if self.compares:
+            self._compare(device, asked)
+        (reply,) = self.manager.contacts(lambda c: steady.take(c, asked, identity, settings))
+        if reply:
+            self.steady += 1
+            return Answer(reply=reply)
+        return self.manager.contact(
+            device.serial, "", lambda c: contact(c, request, device.kid, identity, settings)
+        )
+
+    def _compare(self, device: ModelDevice, asked: list[steady.Asked]) -> None:
+        """Hold what is done for a steady contact against what all the rules make of it."""
+        identity, settings = self.manager.identity, self.manager.settings
+        seen: list[tuple[str, dict[str, Any]]] = []
+
+        def look(change: Change, reply: str) -> None:
+            settle(change.tx)
+            assert not change.tx.touched("unit")  # nothing for the grant journal
+            rows = {
+                table: [dict(r) for r in change.tx.rows(f"SELECT * FROM {table}")]  # noqa: S608
+                for table in _TABLES
+            }
+            for row in rows["unit"]:
+                if row["serial"] == device.serial:  # partly drawn by lot
+                    row |= dict.fromkeys(("contact_current", "last_reply"))
+            for found in rows.values():  # PostgreSQL has no order of its own
+                found.sort(key=repr)
+            seen.append((reply, rows))
+            raise _Undo
+
+        def one(change: Change) -> None:
+            (reply,) = steady.take(change, asked, identity, settings)
+            if reply:
+                look(change, reply)
+
+        def other(change: Change) -> None:
+            look(change, contact(change, asked[0].request, device.kid, identity, settings).reply)
+
+        with contextlib.suppress(_Undo):
+            self.manager.contacts(one)
+        if not seen:
+            return
+        with contextlib.suppress(_Undo):
+            self.manager.contacts(other)
+        replies = [read(unverified(reply), ContactReply) for reply, _ in seen]
+        one_way, long_way = (msgspec.structs.replace(reply, contact="") for reply in replies)
+        assert one_way == long_way
+        for table in _TABLES:
+            assert seen[0][1][table] == seen[1][1][table], table
 
     def deliver(self, device: ModelDevice) -> ContactReply | None:
         """Let the answer that waits arrive."""

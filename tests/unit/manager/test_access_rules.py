@@ -170,3 +170,8 @@ def test_the_last_administrator_who_is_let_in_stays_one(model: Model, kept: str)
     ):
         assert code(lambda work=work: model.change(work)) == "last_administrator"
     model.change(lambda c: operators.remove_operator(c, "admin"))
+
+
+def test_a_password_of_nobody_takes_as_long_to_verify_as_anybodys() -> None:
+    """Its hash is written down: with the cost that ours have."""
+    assert not passwords._HASHER.check_needs_rehash(passwords.NOBODY)

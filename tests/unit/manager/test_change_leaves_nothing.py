@@ -15,7 +15,7 @@ from callpool.manager import bulk, inventory, pools
 from callpool.manager.bulk import BulkRow
 from callpool.manager.change import Change
 from callpool.manager.preview import preview
-from callpool.manager.store.database import Tx
+from callpool.manager.store.tx import Tx
 
 S, U = "sbc_sessions", "far_end_users"
 NAMES = ("a", "b", "h", "e")

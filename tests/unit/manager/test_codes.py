@@ -11,8 +11,13 @@ from callpool.manager.codes import BY_STATUS
 ROOT = Path(callpool.__file__).parent
 #: What is refused at a device's door, on the manager's host or by the command line only.
 ELSEWHERE = {
+    "console_files_missing",
     "already_enrolled", "already_registered", "bad_ca_file", "bad_date", "bad_duration",
-    "bad_listen", "bad_settings", "bad_snmp_settings",
+    "bad_backup", "bad_database_url", "file_exists", "manager_runs", "not_empty",
+    "not_sqlite", "password_shown", "rows_differ", "bad_listen",
+    "bad_settings", "bad_snmp_settings",
+    "ca_not_known", "ca_under_way",
+    "no_next_ca", "no_old_ca", "no_passphrase", "weak_passphrase",
     "bad_syslog_target", "cannot_listen", "clock_skew", "instance_locked", "key_in_use",
     "manager_exists", "no_answer", "no_lab", "no_manager", "no_manager_named", "no_password",
     "not_restored", "port_in_use", "registered_elsewhere", "repeated_license_type",

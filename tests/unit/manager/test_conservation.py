@@ -23,7 +23,7 @@ from callpool.licensing.errors import LicenseError
 from callpool.manager import bulk, inventory, requests, windows
 from callpool.manager.bulk import BulkRow
 from callpool.manager.preview import preview
-from callpool.manager.store.database import Tx
+from callpool.manager.store.tx import Tx
 
 SERIALS = ("A1", "B1", "C1", "D1", "H1", "H2")
 NAMES = ("a", "b", "c", "d", "h")
@@ -68,15 +68,15 @@ class Pool(RuleBasedStateMachine):
         model.add("d", "D1", tenant="east", apply="live")
         model.add("h", "H1", "H2", apply="live")
         self.entry = 0
-        plain = model.manager.change
+        plain = model.manager._changed
 
-        def change(*words: Any, **more: Any) -> Any:
+        def changed(*words: Any, **more: Any) -> Any:
             result = plain(*words, **more)
             self._check_requests()
             return result
 
-        # Looked at after every transaction, while its reports are the latest.
-        model.manager.change = change  # type: ignore[method-assign]
+        # Looked at after every transaction, a contact's as well, while its reports are the latest.
+        model.manager._changed = changed  # type: ignore[method-assign]
         # East has given out its share, so that what is asked for there has to be waited for.
         for name, count in (("a", 8), ("d", 6)):
             model.allocate(name, sbc_sessions=count)
@@ -173,6 +173,7 @@ class Pool(RuleBasedStateMachine):
         model = self.model
         with may_be_refused("bad_row"):
             if only_look:
+                model.manager.sweep()  # as a preview does: what the clock brings is not its doing
                 before = model.manager.database.read(_everything)
                 preview(
                     model.manager, "tester", "here", lambda c: bulk.carry_out(c, read, wait=wait)

@@ -6,6 +6,8 @@ import contextlib
 import sqlite3
 from pathlib import Path
 
+import pytest
+import sqlalchemy as sa
 from alembic import command
 from alembic.config import Config
 
@@ -18,7 +20,7 @@ def to(made: Database, revision: str, *, down: bool = False) -> None:
     config = Config()
     folder = Path(database.__file__).parent / "migrations"
     config.set_main_option("script_location", str(folder))
-    with made._writer.begin() as connection:
+    with made._store.writer.begin() as connection:
         config.attributes["connection"] = connection
         (command.downgrade if down else command.upgrade)(config, revision)
 
@@ -34,7 +36,9 @@ def test_a_pool_of_the_release_before_keeps_its_rows_and_gains_the_authority(
 ) -> None:
     made = Database(tmp_path / "manager.db")
     to(made, "0001")
-    made.write(lambda tx: tx.run("INSERT INTO tenant (name) VALUES ('kept')"))
+    with contextlib.closing(sqlite3.connect(made.file)) as found:
+        found.execute("INSERT INTO tenant (name) VALUES ('kept')")
+        found.commit()
     before = tables(made.file)
     made.migrate()
     made.migrate()  # a second time changes nothing
@@ -44,6 +48,27 @@ def test_a_pool_of_the_release_before_keeps_its_rows_and_gains_the_authority(
     to(made, "0001", down=True)
     assert tables(made.file) == before
     assert made.read(lambda tx: tx.value("SELECT name FROM tenant")) == "kept"
+    made.close()
+
+
+def test_a_start_that_finds_its_tables_in_order_runs_no_migration(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made = Database(tmp_path / "manager.db")
+    asked: list[str] = []
+    real = database.upgrade
+
+    def upgrade(connection: sa.Connection) -> None:
+        asked.append("upgrade")
+        real(connection)
+
+    monkeypatch.setattr(database, "upgrade", upgrade)
+    made.migrate()
+    made.migrate()
+    assert asked == ["upgrade"]
+    to(made, "0012", down=True)
+    made.migrate()
+    assert asked == ["upgrade", "upgrade"]
     made.close()
 
 

@@ -288,6 +288,12 @@ def test_an_overtaken_request_is_old_news_and_no_clone(model: Model) -> None:
     assert given.refusal.code == "older_report"
     device.asked = None
     model.poll("A1")
+    # One that lay in a manager that hung, while another one answered several times.
+    given = model.send(device, slow)
+    assert given.refusal is not None
+    assert given.refusal.code == "older_report"
+    device.asked = None
+    model.poll("A1")
     assert not device.locked
 
 

@@ -14,7 +14,7 @@ from callpool.manager import inventory, pools, requests, views
 from callpool.manager.change import Change
 from callpool.manager.preview import compare, preview
 from callpool.manager.preview_words import sentences
-from callpool.manager.store.database import Tx
+from callpool.manager.store.tx import Tx
 
 S = "sbc_sessions"
 

@@ -40,7 +40,7 @@ def queries_of_a_contact(devices: int, requests: int) -> int:
         nonlocal done
         done += 1
 
-    event.listen(model.manager.database._writer, "before_cursor_execute", count)
+    event.listen(model.manager.database._store.writer, "before_cursor_execute", count)
     model.poll(names[0])
     model.check()
     model.close()

@@ -253,7 +253,7 @@ def unit(serial: str, version: int) -> UnitState:
     )
 
 
-def never() -> Entry:
+def never(_last: int) -> list[Entry]:
     raise AssertionError
 
 
@@ -266,7 +266,7 @@ def test_a_torn_line_is_forgotten_and_a_gap_is_filled_with_everything(tmp_path: 
     again = GrantJournal(file)
     assert again.read() == (1, {"A": unit("A", 1)}, True)
     whole = Entry(number=3, at=0.0, units=(unit("A", 2), unit("B", 1)))
-    again.append(3, None, lambda: whole)
+    again.append(3, None, lambda _last: [whole])
     again.append(3, None, never)
     assert first.read() == (3, {"A": unit("A", 2), "B": unit("B", 1)}, True)
 

@@ -39,6 +39,7 @@ from callpool.device.faces.smart_page import view
 from callpool.device.service import waits_for
 from callpool.device.smart_status import rows
 from callpool.device.status import Status
+from callpool.device.status_text import pair_lines
 from callpool.host.syslog.sender import SyslogSender
 from callpool.licensing.errors import CallpoolError
 
@@ -89,6 +90,7 @@ _PAGES.filters["span"] = span
 _PAGES.filters["about"] = about
 _PAGES.filters["typed"] = typed
 _PAGES.globals["smart_rows"] = rows
+_PAGES.globals["pair_rows"] = pair_lines
 _PAGES.globals["waits_for"] = waits_for
 
 _HTML: Final = MediaType.HTML

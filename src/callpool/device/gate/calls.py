@@ -12,9 +12,9 @@ No I/O here: `receive` takes a datagram, `lines` are what the journal must hold.
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
-from typing import Final
+from typing import Final, Protocol
 
 from callpool.device.gate.refusals import Refusals
 
@@ -107,6 +107,18 @@ class _Sync:
     begun: bool = False
 
 
+class Watcher(Protocol):
+    """Who wants to know of each key that comes or goes; a user's key is `u:AOR`."""
+
+    def admitted(self, key: str) -> None:
+        """Take note that a key is live."""
+        ...
+
+    def ended(self, key: str) -> None:
+        """Take note that a key has ended, known or not."""
+        ...
+
+
 class CallBook:
     """Live keys and registrations of one Kamailio."""
 
@@ -136,6 +148,8 @@ class CallBook:
         self.synced = ""
         #: What the last sync found wrong in the book: (keys missing, keys too many).
         self.repaired = (0, 0)
+        #: Told of keys that come and go; None for nobody.
+        self.watcher: Watcher | None = None
         self._changed: dict[str, int] = {}
         self._tombs: OrderedDict[str, int] = OrderedDict()
         self._ahead: set[int] = set()
@@ -257,10 +271,10 @@ class CallBook:
 
     def _take(self, kind: str, seq: int, w: list[str], rest: list[str]) -> None:
         match kind:
-            case "A":
+            case "A" | "a":  # a: admitted by the other unit of a pair
                 self._numbered(seq)
                 call_id = _rest(w[3:], rest)
-                self.admitted += after(seq, self.beat.seq) > 0
+                self.admitted += kind == "A" and after(seq, self.beat.seq) > 0
                 if w[0] == "0":
                     self._reached(int(w[1]), 0)
                 self._admitted(call_id, int(w[2]) % TICKS * 64 + int(w[0]), seq)
@@ -290,6 +304,7 @@ class CallBook:
                     self._changed["u:" + aor] = seq
                     self._set_user(aor, tuple(Contact.parse(c) for c in rest))
                     self._lines.append(_user_line(aor, self.users.get(aor, ())))
+                    self._tell("u:" + aor, live=aor in self.users)
             case "H":
                 self._heard(seq, w)
             case "B" | "K" | "V" | "Z":
@@ -316,6 +331,7 @@ class CallBook:
         self.calls[call_id] = value
         self._changed[call_id] = seq
         self._lines.append(f"A {value} {call_id}")
+        self._tell(call_id, live=True)
 
     def _ended(self, call_id: str, seq: int) -> None:
         changed = self._changed.get(call_id)
@@ -329,6 +345,11 @@ class CallBook:
         self._changed.pop(call_id, None)
         if self.calls.pop(call_id, None) is not None:
             self._lines.append(f"E {call_id}")
+        self._tell(call_id, live=False)
+
+    def _tell(self, key: str, *, live: bool) -> None:
+        if self.watcher is not None:
+            (self.watcher.admitted if live else self.watcher.ended)(key)
 
     def _set_user(self, aor: str, contacts: tuple[Contact, ...]) -> None:
         if contacts:
@@ -388,6 +409,7 @@ class CallBook:
         for key in lost:
             self.calls.pop(key)
             self._changed.pop(key, None)
+            self._tell(key, live=False)
         found = 0
         for key, value in sync.calls.items():
             tomb = self._tombs.get(key)
@@ -421,6 +443,31 @@ class CallBook:
         Forks and waits for credentials died with the transactions: each key is one call.
         """
         return {k: v // 64 * 64 + (v & 1) for k, v in self.calls.items()}
+
+    def merge(
+        self,
+        calls: Mapping[str, int],
+        drop: Iterable[str],
+        users: Mapping[str, tuple[Contact, ...]],
+        drop_users: Iterable[str],
+    ) -> None:
+        """Take the other unit's word before a start: what is up there, what is up no more.
+
+        Values of `calls` are in this Kamailio's ticks; a key that is known keeps its own.
+        """
+        for key in drop:
+            if self.calls.pop(key, None) is not None:
+                self._lines.append(f"E {key}")
+        for key, value in calls.items():
+            if key not in self.calls:
+                self.calls[key] = value
+                self._lines.append(f"A {value} {key}")
+        for aor in drop_users:
+            self._set_user(aor, ())
+            self._lines.append(_user_line(aor, ()))
+        for aor, contacts in users.items():
+            self._set_user(aor, contacts)
+            self._lines.append(_user_line(aor, contacts))
 
     def forget_expired(self, now: float) -> None:
         """Drop contacts whose time is over at `now` (Kamailio's wall seconds since 1970)."""

@@ -10,25 +10,27 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
+import sqlite3
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Final
+from typing import Final, Protocol
 
 import msgspec
 
-from callpool.device.gate.calls import CallBook, Refused, after
+from callpool.device.gate.calls import TICKS, CallBook, Contact, Refused, Watcher, after
 from callpool.device.gate.clocks import Clock
 from callpool.device.gate.intake import SYNC_LIMIT, Intake
 from callpool.device.gate.journal import GateState
 from callpool.device.gate.launch import check_ports, check_program
 from callpool.device.gate.policy import render
+from callpool.device.gate.probe import answers_options
 from callpool.device.gate.render import write_config
 from callpool.device.gate.rpc import Rpc
 from callpool.device.gate.seed import write_seed
-from callpool.device.gate.seeding import make_seed, save_for_external
+from callpool.device.gate.seeding import make_seed, save_for_external, tick_now
 from callpool.device.gate.service import Service, gone
-from callpool.device.gate.settings import GateError, GateSettings
+from callpool.device.gate.settings import GateError, GateSettings, parse_listen
 from callpool.device.gate.usage import Usage
 from callpool.host.clock import SystemClock
 from callpool.host.process import ProcessId, is_alive
@@ -36,15 +38,62 @@ from callpool.licensing.admission import AdmissionPolicy
 
 #: Without a heartbeat for so long, in seconds, Kamailio is said to be frozen.
 SILENCE: Final = 5.0
+#: Seconds in which a Kamailio of an earlier driver has to answer before another is started.
+ADOPT_LIMIT: Final = 5.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Alarm:
     """Something that an operator should know of."""
 
-    #: `gate_restarted`, `gate_silent`, `gate_drift`, `gate_uncertain`, `gate_down`, `gate_clear`.
+    #: `gate_restarted`, `gate_not_adopted`, `gate_silent`, `gate_drift`, `gate_uncertain`,
+    #: `gate_down`, `gate_clear`.
     code: str
     sentence: str
+
+
+class Start(Protocol):
+    """What a unit of a pair starts with, by the other unit's word."""
+
+    @property
+    def calls(self) -> Mapping[str, tuple[int, int]]:
+        """Call key -> (kind, age in seconds) of what is up."""
+        ...
+
+    @property
+    def drop(self) -> tuple[str, ...]:
+        """Keys of this book that are up no more."""
+        ...
+
+    @property
+    def users(self) -> Mapping[str, tuple[str, ...]]:
+        """Address of record -> contacts of what is registered."""
+        ...
+
+    @property
+    def drop_users(self) -> tuple[str, ...]:
+        """Addresses of record of this book that are registered no more."""
+        ...
+
+
+class Peer(Watcher, Protocol):
+    """The other unit of an HA pair, as the driver needs it."""
+
+    async def before_seed(
+        self, keys: tuple[str, ...], users: tuple[str, ...], away: float
+    ) -> tuple[Start, bool] | None:
+        """Return what to start with, and whether nothing else can be up; None: no answer."""
+        ...
+
+
+def _carried(line: str) -> str:
+    """Return a line that came off the wire as text that JSON can carry."""
+    return line.encode(errors="surrogateescape").decode("latin-1")
+
+
+def _raw(line: str) -> str:
+    """Undo `_carried`."""
+    return line.encode("latin-1").decode(errors="surrogateescape")
 
 
 class KamailioGate:
@@ -78,6 +127,9 @@ class KamailioGate:
         self._tasks: set[asyncio.Task[None]] = set()
         self._busy = asyncio.Lock()
         self._stopping = False
+        #: The other unit of an HA pair, asked before each start; None for a gate of its own.
+        self._peer: Peer | None = None
+        self._serving = False
 
     # ---------------------------------------------------------------- life
 
@@ -89,13 +141,22 @@ class KamailioGate:
         return state.pid > 0 and is_alive(ProcessId(pid=state.pid, started=state.started))
 
     async def attach(self, policy: AdmissionPolicy) -> None:
-        """`adopt` a living Kamailio, or `start` one. Raises GateError as they do."""
-        if self.is_running():
+        """`adopt` a living Kamailio, or `start` one. Raises GateError as they do.
+
+        One that lives and does not answer yet is asked for ADOPT_LIMIT seconds: to start another
+        costs the knowledge of who has ended meanwhile, and that counts as used for hours.
+        """
+        deadline = time.monotonic() + ADOPT_LIMIT
+        while self.is_running():
             try:
                 await self.adopt(policy)
                 return
-            except GateError:
+            except GateError as error:
                 self._close(clean=False)
+                if error.code != "kamailio_unreachable" or time.monotonic() > deadline:
+                    self._alarm("gate_not_adopted", f"{error.sentence} It is started anew.")
+                    break
+            await asyncio.sleep(0.2)
         await self.start(policy)
 
     async def start(self, policy: AdmissionPolicy) -> None:
@@ -254,6 +315,101 @@ class KamailioGate:
         if settings.mode == "external" and self._policy is not None:
             save_for_external(settings, self._policy)
 
+    # ---------------------------------------------------------------- an HA pair
+
+    def pair(self, peer: Peer, *, serving: bool) -> None:
+        """Ask `peer` before each start, and tell it of keys that come and go; before `attach`."""
+        self._peer, self._serving = peer, serving
+        self._intake.watcher = self.book.watcher = peer
+
+    @property
+    def start_number(self) -> int:
+        """Return which start of Kamailio this is."""
+        return self.book.gen
+
+    def keys(self) -> dict[str, tuple[int, int]]:
+        """Return call key -> (1 for an emergency call, else 0; age in seconds)."""
+        tick = self.book.beat.tick
+        return {k: (v & 1, (tick - v // 64) % TICKS) for k, v in self.book.calls.items()}
+
+    def contacts(self) -> dict[str, tuple[str, ...]]:
+        """Return address of record -> contacts, as text that JSON carries."""
+        return {
+            aor: tuple(_carried(c.line()) for c in contacts)
+            for aor, contacts in self.book.users.items()
+        }
+
+    async def add_key(self, key: str, kind: int, age: int) -> None:
+        """Have Kamailio count a call that the other unit admitted `age` seconds ago.
+
+        Raises GateError `kamailio_unreachable`, as all of these do.
+        """
+        value = min(age, TICKS // 2) * 2 + kind
+        await self._rpc.call("htable.seti", "cp_todo", f"addk:{key}", value)
+
+    async def end_key(self, key: str) -> None:
+        """Have Kamailio give back a call that ended on the other unit."""
+        await self._rpc.call("htable.seti", "cp_todo", f"endp:{key}", 1)
+
+    async def tell_user(self, aor: str) -> None:
+        """Have Kamailio tell the other unit every contact of an address of record."""
+        await self._rpc.call("htable.seti", "cp_todo", f"regs:{aor}", 1)
+
+    async def drop_user(self, aor: str) -> None:
+        """Drop an address of record that is gone on the other unit."""
+        with contextlib.suppress(GateError):  # it may have gone by itself
+            await self._rpc.call("ul.rm", "location", aor)
+        await self._rpc.call("htable.seti", "cp_todo", f"user:{aor}", 1)
+
+    async def serve(self, serving: bool) -> None:
+        """Tell Kamailio whether this unit has the service address.
+
+        A unit that takes it over has none of the transactions of what is being set up: their
+        answers are believed for a while, as after a start.
+        """
+        self._serving = serving
+        if await self._rpc.get("cp_cnt", "act") == int(serving):
+            return
+        if serving:
+            tick = await self._rpc.get("cp_cnt", "up")
+            if isinstance(tick, int):
+                await self._rpc.call("htable.seti", "cp_cnt", "boot", tick + 1)
+        await self._rpc.call("htable.seti", "cp_cnt", "act", int(serving))
+        if serving:
+            await self._rpc.call("htable.seti", "cp_todo", "took:over", 1)
+
+    async def answers(self) -> bool:
+        """Tell whether Kamailio answers OPTIONS within a second, at the service address too."""
+        pair = self.settings.pair
+        if pair is None or self._busy.locked():
+            return True  # a restart is under way, and is watched by who asked for it
+        asked = [(pair.address, pair.port)]
+        if self._serving:
+            first = next(a for a in self.settings.listen if a.startswith("udp:"))
+            _, host, port = parse_listen(first)
+            asked.append((host, port))
+        return all([await answers_options(a, source=pair.address) for a in asked])
+
+    async def _merge_peer(self, *, uncertain: bool) -> bool:
+        """Correct the book by the other unit's word; return what is then left uncertain."""
+        if self._peer is None:
+            return uncertain
+        book, moment = self.book, self._intake.journal.moment
+        tick = tick_now(moment, self._real.now())
+        told = await self._peer.before_seed(
+            tuple(book.calls), tuple(book.users), float(tick - moment.tick)
+        )
+        if told is None:
+            return uncertain
+        start, whole = told
+        book.merge(
+            {k: (tick - age) % TICKS * 64 + kind for k, (kind, age) in start.calls.items()},
+            start.drop,
+            {a: tuple(Contact.parse(_raw(c)) for c in lines) for a, lines in start.users.items()},
+            start.drop_users,
+        )
+        return uncertain and not whole
+
     async def resync(self) -> None:
         """Compare every key with Kamailio's and repair the book.
 
@@ -370,19 +526,20 @@ class KamailioGate:
         config = write_config(
             self.settings, core_port=service.state.core_port, token=service.state.token
         )
+        uncertain = await self._merge_peer(uncertain=uncertain)
         seed = make_seed(
             self.book, self._intake.journal.moment, self.settings, policy,
             now=self._real.now(), step=policy.at(self._clock.now().wall),
             uncertain=uncertain, gen=service.state.gen + 1,
-            render_policy=self._render,
+            render_policy=self._render, serving=self._serving,
         )  # fmt: skip
         write_seed(self.settings.path / "seed.db", seed)
         self._intake.begin(seed)
-        if seed.uncertain:
+        if seed.uncertain or (uncertain and seed.calls):
             self._alarm(
                 "gate_uncertain",
-                f"{seed.uncertain} sessions count as used: calls may have been up while nobody"
-                " counted.",
+                f"{len(seed.calls)} calls that may have ended, and {seed.uncertain} that may have"
+                " begun, count as used: nobody counted for a while.",
             )
         await service.start(program, config, seed.gen, self._intake.drain)
         self._intake.last_beat = time.monotonic()
@@ -432,8 +589,12 @@ class KamailioGate:
                     )
                     delay = 0.0
                     self._alarm("gate_restarted", "Kamailio died and was started again.")
-                except GateError as exc:
+                except (GateError, OSError, sqlite3.Error) as exc:
+                    # A full disk takes no seed, and no note of what was started: once more.
+                    with contextlib.suppress(GateError):
+                        await self._end(grace=0.0)
                     delay = min(delay * 2 + 0.25, 10.0)
-                    self._alarm("gate_down", f"Kamailio is down: {exc.sentence}")
+                    why = exc.sentence if isinstance(exc, GateError) else str(exc)
+                    self._alarm("gate_down", f"Kamailio is down: {why}")
             if delay:
                 await asyncio.sleep(delay)

@@ -35,6 +35,8 @@ class EventSocket:
         family = socket.AF_INET6 if ":" in host else socket.AF_INET
         self._token = token.encode()
         self._sources = {parse_listen(a)[1] for a in settings.listen} | {host}
+        if settings.pair is not None:
+            self._sources.add(settings.pair.address)
         # A wildcard address may send from any address that this machine has.
         self._any = any(ipaddress.ip_address(a).is_unspecified for a in self._sources)
         self.socket = socket.socket(family, socket.SOCK_DGRAM)

@@ -13,7 +13,7 @@ import time
 from collections.abc import Callable
 from typing import Final
 
-from callpool.device.gate.calls import CallBook, Refused, after
+from callpool.device.gate.calls import CallBook, Refused, Watcher, after
 from callpool.device.gate.clocks import Clock
 from callpool.device.gate.events import EventSocket
 from callpool.device.gate.journal import GateState, Journal, Moment
@@ -44,6 +44,8 @@ class Intake:
         self._real = real
         self._on_refusal = on_refusal
         self.book = CallBook(settings.repeat_seconds)
+        #: Told of keys that come and go, whichever book holds them.
+        self.watcher: Watcher | None = None
         self.journal = Journal(settings.path / "calls.journal")
         self.events: EventSocket | None = None
         #: `time.monotonic()` of the last heartbeat; 0 before the first.
@@ -62,6 +64,7 @@ class Intake:
         Raises GateError `event_port_in_use`.
         """
         self.book = CallBook(self._settings.repeat_seconds)
+        self.book.watcher = self.watcher
         self.journal.load(self.book)
         self.book.admitted = self.journal.moment.admitted
         self.book.refused = dict(self.journal.moment.refused)

@@ -68,6 +68,8 @@ class Journal:
         self.moment = Moment()
         #: Whether nothing can have happened since the last line: no file yet, or a clean stop.
         self.clean = True
+        #: Whether the disk has refused lines: the file is behind the book until it is written anew.
+        self.behind = False
         self._fd = -1
         self._size = 0
 
@@ -79,15 +81,16 @@ class Journal:
             text = self.path.read_bytes().decode(errors="surrogateescape")
         except FileNotFoundError:
             return
-        for line in text.split("\n"):
-            if not line:
-                continue
+        # What follows the last line's end is no line: a crash or a full disk has torn it.
+        *lines, torn = text.split("\n")
+        for line in lines:
             self.clean = line == "Q"
             if line.startswith("T "):
                 with contextlib.suppress(msgspec.DecodeError, msgspec.ValidationError):
                     self.moment = msgspec.json.decode(line[2:], type=Moment)
             elif line != "Q":
                 book.replay(line)
+        self.clean = self.clean and not torn
 
     def open(self, book: CallBook) -> None:
         """Take the lock and write the file anew from `book`. Raises OSError."""
@@ -108,18 +111,31 @@ class Journal:
         return False
 
     def append(self, lines: Iterable[str], book: CallBook) -> None:
-        """Write lines in one call; compacts first when the file has grown. Raises OSError."""
+        """Write lines in one call; compacts first when the file has grown.
+
+        A full disk puts the file behind the book and never stops who reads the events: without
+        its last line a file is not clean, so what it lacks counts as uncertain after a crash.
+        """
         data = "".join(f"{line}\n" for line in lines).encode(errors="surrogateescape")
-        if not data or self._fd < 0:
+        if not data or self._fd < 0 or self.behind:
             return
-        if self._size > _COMPACT_BYTES:
-            self._compact(book)  # the book holds what the lines say
-            return
-        self._size += os.write(self._fd, data)
+        try:
+            if self._size > _COMPACT_BYTES:
+                self._compact(book)  # the book holds what the lines say
+                return
+            written = os.write(self._fd, data)
+        except OSError:
+            self.behind = True
+        else:
+            self._size += written
+            self.behind = written < len(data)
 
     def mark(self, moment: Moment, book: CallBook) -> None:
-        """Note Kamailio's tick and counters at this moment."""
+        """Note Kamailio's tick and counters at this moment; catch up where the file is behind."""
         self.moment = moment
+        if self.behind and self._fd >= 0:
+            with contextlib.suppress(OSError):
+                self._compact(book)
         self.append([f"T {msgspec.json.encode(moment).decode()}"], book)
 
     def sync(self) -> None:
@@ -144,9 +160,16 @@ class Journal:
         fcntl.flock(fd, fcntl.LOCK_EX)
         lines = [*book.snapshot(), f"T {msgspec.json.encode(self.moment).decode()}"]
         data = "".join(f"{line}\n" for line in lines).encode(errors="surrogateescape")
-        os.write(fd, data)
-        os.fsync(fd)
-        fresh.replace(self.path)
+        try:
+            while data:
+                data = data[os.write(fd, data) :]
+            os.fsync(fd)
+            fresh.replace(self.path)
+        except OSError:
+            os.close(fd)
+            fresh.unlink(missing_ok=True)
+            raise
+        self.behind = False
         if self._fd >= 0:
             os.close(self._fd)
         self._fd = fd

@@ -17,6 +17,10 @@ from callpool.host.process import ProcessId, identify
 #: The oldest Kamailio that has all that the include uses.
 OLDEST: Final = (5, 6)
 
+#: linux/in.h and linux/in6.h: bind an address that this machine does not have.
+_IP_FREEBIND: Final = 15
+_IPV6_FREEBIND: Final = 78
+
 _INSTALL: Final = (
     "apt-get install kamailio kamailio-extra-modules kamailio-sqlite-modules"
     " kamailio-utils-modules kamailio-tls-modules"
@@ -50,13 +54,18 @@ def check_ports(settings: GateSettings) -> None:
 
     Kamailio itself would start beside another one without a word: it sets SO_REUSEADDR.
     """
-    for text in settings.listen:
+    extra = () if settings.pair is None else (settings.pair.socket,)
+    for text in (*settings.listen, *extra):
         transport, address, port = parse_listen(text)
         family = socket.AF_INET6 if ":" in address else socket.AF_INET
         kind = socket.SOCK_DGRAM if transport == "udp" else socket.SOCK_STREAM
         with socket.socket(family, kind) as sock:
             if kind == socket.SOCK_STREAM:  # connections that linger must not count
                 sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            if settings.pair is not None:  # the service address may be the other unit's now
+                option = _IPV6_FREEBIND if family == socket.AF_INET6 else _IP_FREEBIND
+                level = socket.IPPROTO_IPV6 if family == socket.AF_INET6 else socket.IPPROTO_IP
+                sock.setsockopt(level, option, 1)
             try:
                 sock.bind((address, port))
             except OSError as exc:

@@ -58,6 +58,17 @@ def local_parameters(settings: GateSettings, *, core_port: int, token: str) -> s
         "MIN_EXPIRES": settings.min_expires,
         "MAX_EXPIRES": settings.max_expires,
     }
+    pair = settings.pair
+    if pair is not None:
+        values |= {
+            "PAIR1": pair.secret + ".1.",
+            "PAIR2": pair.secret + ".2.",
+            "PAIR_SOCKET": pair.socket,
+            "PAIR_ADDRESS": pair.address,
+            "PAIR_PORT": pair.port,
+            "PEER_ADDRESS": pair.peer,
+            "PEER": pair.peer_uri,
+        }
     for reason in REASONS:
         refusal = refusal_of(reason, settings.refusals)
         values[f"{reason.upper()}_CODE"] = refusal.code
@@ -70,6 +81,8 @@ def local_parameters(settings: GateSettings, *, core_port: int, token: str) -> s
         lines += ["#!define CALLPOOL_EMERGENCY", f"#!define CP_EMERGENCY_TEST_ {test}"]
     if settings.users:
         lines.append("#!define CALLPOOL_USERS")
+    if pair is not None:
+        lines.append("#!define CALLPOOL_IS_PAIRED")
     if settings.mac_only:
         lines.append("#!define CALLPOOL_MAC_ONLY")
     return "\n".join(lines) + "\n"

@@ -54,6 +54,8 @@ class Seed:
     #: Sessions counted as used that nobody can name, and the tick at which they are given up.
     uncertain: int = 0
     uncertain_until: int = 0
+    #: Whether this unit of a pair has the service address.
+    serving: bool = False
 
     def counters(self) -> dict[str, int]:
         """Return the rows of cp_cnt: the counters agree with the keys by construction."""
@@ -63,7 +65,7 @@ class Seed:
             "s": len(self.calls) - emergency + self.uncertain, "e": emergency,
             "u": len(self.users), "up": self.tick, "seq": seq, "gen": self.gen,
             "adm": self.admitted, "ph": self.uncertain, "phend": self.uncertain_until,
-            "boot": self.tick,
+            "boot": self.tick, "act": int(self.serving),
         }  # fmt: skip
 
 

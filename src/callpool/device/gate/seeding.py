@@ -57,9 +57,11 @@ def make_seed(
     uncertain: bool,
     gen: int,
     render_policy: Callable[[AdmissionPolicy, int], str],
+    serving: bool = False,
 ) -> Seed:
     """Return what a new Kamailio starts from.
 
+    `serving` says whether this unit of a pair has the service address.
     `now` is the machine's own time, `step` the policy's step in force. With
     `uncertain`, sessions that nobody counted may be up: as many as the license leaves room for
     count as used until a BYE of one arrives, or the longest call is over.
@@ -86,6 +88,7 @@ def make_seed(
         admitted=max(moment.admitted, book.admitted),
         uncertain=unknown,
         uncertain_until=until,
+        serving=serving,
     )
 
 

@@ -49,6 +49,36 @@ class Refusal(msgspec.Struct, frozen=True, kw_only=True):
     retry_after: int | None = None
 
 
+class PairGate(msgspec.Struct, frozen=True, kw_only=True):
+    """The other unit of an HA pair, as the gate tells it what it does."""
+
+    #: This unit's own address, and the other's: never the service address.
+    address: str
+    peer: str
+    #: The UDP port of both units' Kamailios for one another.
+    port: int = 5070
+    #: What proves an operation: hex digits, the same on both units; a secret.
+    secret: str
+
+    def __repr__(self) -> str:
+        """Show no secret."""
+        return f"PairGate({self.address}, {self.peer}, {self.port})"
+
+    @property
+    def socket(self) -> str:
+        """Return the listen address of this unit."""
+        return f"udp:{_bracketed(self.address)}:{self.port}"
+
+    @property
+    def peer_uri(self) -> str:
+        """Return where the other unit's Kamailio is told."""
+        return f"sip:{_bracketed(self.peer)}:{self.port}"
+
+
+def _bracketed(address: str) -> str:
+    return f"[{address}]" if ":" in address else address
+
+
 class GateSettings(msgspec.Struct, frozen=True, kw_only=True):
     """Everything that the driver of one gate needs; see `docs/gate.md`.
 
@@ -106,6 +136,8 @@ class GateSettings(msgspec.Struct, frozen=True, kw_only=True):
     restart_command: tuple[str, ...] = ()
     #: The program, for a Kamailio that is not on the path.
     kamailio: str = "kamailio"
+    #: The other unit of an HA pair; None for a device of its own.
+    pair: PairGate | None = None
 
     def __post_init__(self) -> None:
         """Check every value that is rendered in a configuration file."""
@@ -200,5 +232,11 @@ def _check(s: GateSettings) -> None:
         s.tls_certificate and s.tls_private_key
     ):
         raise _bad("A tls listen address needs tls_certificate and tls_private_key.")
+    if s.pair is not None:
+        parse_listen(s.pair.socket)
+        parse_listen(f"udp:{_bracketed(s.pair.peer)}:{s.pair.port}")
+        _match("The pair's secret", _SECRET, s.pair.secret)
+        if s.pair.address == s.pair.peer:
+            raise _bad("The two units of a pair have an address each.")
     if s.mode == "external" and not s.restart_command:
         raise _bad("An external Kamailio needs a restart_command.")

@@ -214,13 +214,17 @@ async def run(
     directory: Path | None = None,
     tls: tuple[Path, Path] | None = None,
     timeout: int = 600,  # noqa: ASYNC109 (SIPp's own, a bound on load)
+    trace: bool = False,
+    wrapper: Sequence[str] = (),
 ) -> Sipp:
     """Start SIPp with one of our scenarios (a name in `scenarios/`, or the path of a file).
 
     `remote` is where it sends (None for an answerer), `calls` how many (0: without end),
     `rate` calls a second, `hold_ms` how long each is held, `limit` the most at once, `keys` the
     scenario's keywords, `lines` the rows of its CSV file, `timeout` when it ends at the latest,
-    in seconds. Raises SippError `sipp_missing`.
+    in seconds; `trace` writes a line for each message into `messages.csv`; `wrapper` is what it
+    runs under, such as `ip netns exec NAME` (`port` must be given then).
+    Raises SippError `sipp_missing`.
     """
     program = shutil.which("sipp")
     if program is None:
@@ -238,7 +242,8 @@ async def run(
         source.write_text(text)
     port = free_port(host) if port is None else port
     command = [
-        program, "-sf", str(source), "-i", host, "-p", str(port), "-t", _TRANSPORTS[transport],
+        *wrapper, program, "-sf", str(source), "-i", host, "-p", str(port),
+        "-t", _TRANSPORTS[transport],
         "-nostdin", "-trace_stat", "-stf", "stat.csv", "-fd", "1", "-trace_counts",
         "-trace_err", "-skip_rlimit", "-default_behaviors", "all,-bye", "-aa",
         "-timeout", str(timeout), "-cp", str(free_port()),
@@ -246,6 +251,8 @@ async def run(
     ]  # fmt: skip
     if calls:
         command += ["-m", str(calls)]
+    if trace:
+        command += ["-trace_shortmsg", "-shortmessage_file", "messages.csv"]
     if tls is not None:
         command += ["-tls_cert", str(tls[0]), "-tls_key", str(tls[1])]
     if lines:
@@ -313,6 +320,7 @@ async def caller(
     number: str = "1000", name: str = "caller", scenario: str = "uac", transport: str = "udp",
     host: str = "127.0.0.1", directory: Path | None = None, limit: int = 100_000,
     password: str = "", domain: str = "", tls: tuple[Path, Path] | None = None,
+    port: int | None = None, wrapper: Sequence[str] = (),
 ) -> Sipp:  # fmt: skip
     """Start calls to `number` by way of `remote`. Raises SippError `sipp_missing`."""
     # An IPv6 address in brackets would be a keyword to SIPp; its own word writes the brackets.
@@ -322,14 +330,14 @@ async def caller(
     keys = {"target": target, "caller": name, "password": password}
     return await run(
         scenario, remote, calls=calls, rate=rate, hold_ms=hold_ms, keys=keys, limit=limit,
-        transport=transport, host=host, directory=directory, tls=tls,
+        transport=transport, host=host, directory=directory, tls=tls, port=port, wrapper=wrapper,
     )  # fmt: skip
 
 
 async def register(
     remote: tuple[str, int], users: Mapping[str, str], *, realm: str, expires: int = 600,
     rate: float = 50.0, transport: str = "udp", host: str = "127.0.0.1",
-    directory: Path | None = None, port: int | None = None,
+    directory: Path | None = None, port: int | None = None, wrapper: Sequence[str] = (),
 ) -> Sipp:  # fmt: skip
     """Register each of `users` (name to password) once; `expires` 0 removes them.
 
@@ -339,4 +347,5 @@ async def register(
     return await run(
         "register", remote, calls=len(users), rate=rate, lines=lines, transport=transport,
         keys={"realm": realm, "expires": str(expires)}, host=host, directory=directory, port=port,
+        wrapper=wrapper,
     )  # fmt: skip

@@ -1,7 +1,8 @@
 """The alarm process: `python -m callpool.manager.alarm_process DIR`, started by the manager.
 
 It ends when its standard input closes, so a manager that is killed leaves none behind. Of
-several managers on one directory one has it at work; the others' wait for the lock.
+several managers on one directory, or on one PostgreSQL database, one has it at work; the others'
+wait for the lock.
 """
 
 from __future__ import annotations
@@ -31,7 +32,8 @@ from callpool.manager.core import Manager
 from callpool.manager.own_alarms import RECEIVER
 from callpool.manager.settings import Layout
 from callpool.manager.snmp_settings import StationSettings, SyslogSettings, read_settings
-from callpool.manager.store.database import Tx
+from callpool.manager.store.database import Claim
+from callpool.manager.store.tx import Tx
 
 #: Seconds between two looks at the inventory, and between two writings of what is counted.
 _REFRESH: Final = 2.0
@@ -223,6 +225,25 @@ async def _alone(layout: Layout) -> Any:
         return lock
 
 
+async def _until(claim: Claim, *, held: bool) -> None:
+    """Wait until the claim is held, or is not."""
+    while await asyncio.to_thread(claim.held) is not held:  # noqa: ASYNC110  asked of the database
+        await asyncio.sleep(1.0)
+
+
+async def _first(*jobs: Coroutine[Any, Any, None]) -> None:
+    """Run until one of `jobs` ends; raises what it raises."""
+    tasks = [asyncio.ensure_future(job) for job in jobs]
+    try:
+        done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+    finally:
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+    for task in done:
+        task.result()
+
+
 async def _closed() -> None:
     """Return once standard input is closed."""
     reader = asyncio.StreamReader()
@@ -237,14 +258,17 @@ async def _serve(layout: Layout) -> None:
     async def work() -> None:
         lock = await _alone(layout)
         manager = Manager(layout)
+        claim = manager.database.claim("alarm process")
         try:
+            await _until(claim, held=True)
             try:
                 process = AlarmProcess(layout, manager)
             except CallpoolError as error:
                 note_receiver(manager, error.sentence)
                 raise
-            await process.run()
+            await _first(process.run(), _until(claim, held=False))
         finally:
+            claim.close()
             manager.close()
             lock.close()
 

@@ -11,7 +11,7 @@ from collections import OrderedDict
 from callpool.host.snmp.engine import engine_id
 from callpool.host.snmp.station import Received
 from callpool.manager.snmp_settings import DeviceEntry, StationSettings
-from callpool.manager.store.database import Tx
+from callpool.manager.store.tx import Tx
 
 #: Addresses that are remembered as those of units.
 _MOST_ADDRESSES = 10_000

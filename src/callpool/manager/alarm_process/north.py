@@ -25,7 +25,7 @@ from callpool.licensing.alarm_words import LAST_UNIQUE, name_of
 from callpool.licensing.errors import CallpoolError
 from callpool.manager.core import Manager
 from callpool.manager.snmp_settings import Filtered, ForwardSyslog, SnmpTarget
-from callpool.manager.store.database import Row, Tx
+from callpool.manager.store.tx import Row, Tx
 
 #: Transitions that are forwarded.
 _TOLD: Final = frozenset({"raised", "changed", "cleared", "event", "unexpected"})
@@ -279,8 +279,9 @@ class Forwarder:
                 "INSERT INTO alarm_target (name, told, failing_since, failure)"
                 " VALUES (:name, coalesce(:told, (SELECT coalesce(max(event_id), 0) FROM"
                 " alarm_event)), :since, :failure) ON CONFLICT (name) DO UPDATE SET"
-                " told = coalesce(:told, told), failure = :failure, failing_since ="
-                " CASE WHEN :failure = '' THEN NULL ELSE coalesce(failing_since, :since) END",
+                " told = coalesce(:told, alarm_target.told), failure = :failure, failing_since ="
+                " CASE WHEN :failure = '' THEN NULL ELSE"
+                " coalesce(alarm_target.failing_since, :since) END",
                 name=self.name,
                 told=told,
                 since=now if failure else None,

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any, Literal
 
 from callpool.manager.shapes.base import Counts, Shape
+from callpool.manager.shapes.hitless import Pair
 
 Apply = Literal["restart", "live"]
 Mode = Literal["fixed", "none"]
@@ -62,7 +63,7 @@ class Unit(Shape, frozen=True, kw_only=True):
     granted: Counts
     held: Counts
     reclaiming: Counts
-    reclaim_waits_for: Literal["contact", "restart", "calls", "lease"] | None
+    reclaim_waits_for: Literal["contact", "restart", "calls", "lease", "hitless"] | None
     grant_version: int
     remote_version: int
     applied_version: int
@@ -112,6 +113,8 @@ class Device(Shape, frozen=True, kw_only=True):
     units: list[Unit]
     restart_window: RestartWindow | None
     cost: int
+    #: null for a device of one unit.
+    pair: Pair | None
     pending: bool
     short: Counts
     etag: str
@@ -156,6 +159,13 @@ class Restarting(Shape, frozen=True, kw_only=True):
     window: str | None
 
 
+class Resent(Shape, frozen=True, kw_only=True):
+    """A device that was told again that there is something to fetch."""
+
+    name: str
+    serials: list[str]
+
+
 class RestartCancelled(Shape, frozen=True, kw_only=True):
     """A restart that was cancelled; some units may have had the order already."""
 
@@ -169,6 +179,12 @@ class Unlocked(Shape, frozen=True, kw_only=True):
     serial: str
     token: str
     id: int
+
+
+class Revoked(Shape, frozen=True, kw_only=True):
+    """A unit whose identity was revoked."""
+
+    serial: str
 
 
 class Request(Shape, frozen=True, kw_only=True):
@@ -209,7 +225,9 @@ class Pool(Shape, frozen=True, kw_only=True):
     restored: Restored | None
     types: dict[str, TypeRow]
     tenants: list[Tenant]
+    #: At most 1,000, the first by name: `devices_total` tells how many there are.
     devices: list[Device]
+    devices_total: int
     leaving: list[LeavingUnit]
     requests: list[Request]
 

@@ -17,6 +17,7 @@ from callpool.device.faces.shell.logs import follow, tail
 from callpool.device.faces.shell.support import bundle
 from callpool.device.faces.shell.terminal import Shell
 from callpool.device.status import Status
+from callpool.device.status_text import pair_lines
 
 #: Lines of a log that are shown where no number is given, and the most that can be.
 TAIL, LONGEST_TAIL = 50, 5000
@@ -82,6 +83,15 @@ async def alarms_active(shell: Shell, _: Arguments) -> None:
 async def alarms_history(shell: Shell, _: Arguments) -> None:
     """`show alarms history`."""
     await shell.show(history(msgspec.convert(await shell.read("alarms", after=0), AlarmReport)))
+
+
+async def high_availability(shell: Shell, _: Arguments) -> None:
+    """`show high-availability status`."""
+    pair = (await status_of(shell)).pair
+    if pair is None:
+        await shell.show(["This device is no unit of an HA pair."])
+        return
+    await shell.show([f"{label:26} {value}" for label, value in pair_lines(pair)])
 
 
 async def calls(shell: Shell, _: Arguments) -> None:

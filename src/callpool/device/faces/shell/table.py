@@ -46,6 +46,11 @@ COMMANDS: Final = (
         help="Every raise, change and clear, the newest first",
         run=show.alarms_history,
     ),
+    Command(
+        words="show high-availability status",
+        help="The HA pair: role, other unit, whether they are synchronised",
+        run=show.high_availability,
+    ),
     Command(words="show calls", help="What the gate counts", run=show.calls),
     Command(
         words="show log sml [tail N]", help="The end of the license log, 50 lines", run=show.log
@@ -211,6 +216,7 @@ WORDS: Final = {
     "show": "Show how things are",
     "license": "Licenses",
     "alarms": "What is or was wrong",
+    "high-availability": "The HA pair that the device is a unit of",
     "log": "Logs",
     "sml": "The log of smart licensing",
     "tail": "Only the last lines",

@@ -13,7 +13,7 @@ from typing import Final
 from pysnmp.proto.rfc1902 import Gauge32, Integer32, ObjectIdentifier, TimeTicks, Unsigned32
 
 from callpool.device.alarm_book import AlarmReport
-from callpool.device.status import Status
+from callpool.device.status import PairStatus, Status
 from callpool.host.snmp.notify import name_number
 from callpool.host.snmp.values import OWN, VENDOR, Live, Oid, Value, date_and_time, text
 from callpool.licensing.alarm_words import SOURCE, described
@@ -31,6 +31,9 @@ PERCENT: Final[Mapping[str, Oid]] = {
     FAR_END_USERS: (*VENDOR, 15, 2, 1, 1, 1, 5),
 }
 OWN_SCALARS: Final[Oid] = (*OWN, 1)
+OWN_PAIR: Final[Oid] = (*OWN, 1, 11)
+#: The numbers of an HA pair's roles.
+ROLES: Final[Mapping[str, int]] = {"active": 1, "redundant": 2, "alone": 3, "fault": 4}
 OWN_LICENSES: Final[Oid] = (*OWN, 1, 10, 1)
 
 
@@ -83,7 +86,7 @@ def license_objects(status: Status) -> dict[Oid, Value]:
         scalars[7] = Gauge32(max(0, int(status.lease_seconds)))
     found: dict[Oid, Value] = {(*OWN_SCALARS, k, 0): v for k, v in scalars.items()}
     found[(*SERIAL, 0)] = text(status.serial)
-    found[(*HA_READY, 0)] = Integer32(1)  # notApplicable: this release has no HA
+    found |= pair_objects(status.pair)
     for index, row in enumerate(status.capacity, 1):
         counts = (row.remote, row.local, row.actual, row.pending, row.in_use, row.peak)
         found[(*OWN_LICENSES, 2, index)] = text(row.label)
@@ -94,6 +97,24 @@ def license_objects(status: Status) -> dict[Oid, Value]:
         if row.type in PERCENT:
             share = row.in_use * 100 // row.actual if row.actual else 100 * (row.in_use > 0)
             found[(*PERCENT[row.type], 0)] = Gauge32(min(100, share))
+    return found
+
+
+def pair_objects(pair: PairStatus | None) -> dict[Oid, Value]:
+    """Return the HA pair's state; of a device of its own, only that there is none."""
+    if pair is None:
+        return {(*HA_READY, 0): Integer32(1)}  # notApplicable
+    values: tuple[Value, ...] = (
+        Integer32(ROLES.get(pair.role, 5)),
+        text(pair.peer),
+        Integer32(1 if pair.synchronised else 2),
+        Integer32(int(pair.peer_age)),
+        Gauge32(pair.running_version),
+        Gauge32(pair.peer_version),
+        Integer32(ROLES.get(pair.peer_role, 5)),
+    )
+    found: dict[Oid, Value] = {(*OWN_PAIR, n, 0): v for n, v in enumerate(values, 1)}
+    found[(*HA_READY, 0)] = Integer32(2 if pair.synchronised else 3)
     return found
 
 

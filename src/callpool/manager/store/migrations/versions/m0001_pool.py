@@ -8,6 +8,8 @@ from collections.abc import Sequence
 import sqlalchemy as sa
 from alembic import op
 
+from callpool.manager.store import dialect
+
 revision: str = "0001"
 down_revision: str | None = None
 branch_labels: str | Sequence[str] | None = None
@@ -16,39 +18,48 @@ depends_on: str | Sequence[str] | None = None
 # Law 1: what orders and tenant shares count as held is moved by these triggers alone, so that
 # the CHECK constraints refuse a violation whatever the code does. A holding that is not in
 # force yet (since > 0) counts at its order, and at its tenant once it is in force.
-SQLITE_TRIGGERS = (
-    """
-    CREATE TRIGGER holding_added AFTER INSERT ON holding BEGIN
-      UPDATE order_line SET held = held + NEW.held
-        WHERE order_id = NEW.order_id AND type = NEW.type;
-      UPDATE tenant_share SET held = held + NEW.held
-        WHERE tenant_id = NEW.tenant_id AND type = NEW.type AND NEW.since = 0;
-    END
-    """,
-    """
-    CREATE TRIGGER holding_changed AFTER UPDATE ON holding BEGIN
-      UPDATE order_line SET held = held - OLD.held
-        WHERE order_id = OLD.order_id AND type = OLD.type;
-      UPDATE tenant_share SET held = held - OLD.held
-        WHERE tenant_id = OLD.tenant_id AND type = OLD.type AND OLD.since = 0;
-      UPDATE order_line SET held = held + NEW.held
-        WHERE order_id = NEW.order_id AND type = NEW.type;
-      UPDATE tenant_share SET held = held + NEW.held
-        WHERE tenant_id = NEW.tenant_id AND type = NEW.type AND NEW.since = 0;
-    END
-    """,
-    """
-    CREATE TRIGGER holding_removed AFTER DELETE ON holding BEGIN
-      UPDATE order_line SET held = held - OLD.held
-        WHERE order_id = OLD.order_id AND type = OLD.type;
-      UPDATE tenant_share SET held = held - OLD.held
-        WHERE tenant_id = OLD.tenant_id AND type = OLD.type AND OLD.since = 0;
-    END
-    """,
+TRIGGERS = (
+    (
+        "holding_added",
+        "AFTER INSERT ON holding",
+        """
+        UPDATE order_line SET held = held + NEW.held
+          WHERE order_id = NEW.order_id AND type = NEW.type;
+        UPDATE tenant_share SET held = held + NEW.held
+          WHERE tenant_id = NEW.tenant_id AND type = NEW.type AND NEW.since = 0;
+        """,
+    ),
+    (
+        "holding_changed",
+        "AFTER UPDATE ON holding",
+        """
+        UPDATE order_line SET held = held - OLD.held
+          WHERE order_id = OLD.order_id AND type = OLD.type;
+        UPDATE tenant_share SET held = held - OLD.held
+          WHERE tenant_id = OLD.tenant_id AND type = OLD.type AND OLD.since = 0;
+        UPDATE order_line SET held = held + NEW.held
+          WHERE order_id = NEW.order_id AND type = NEW.type;
+        UPDATE tenant_share SET held = held + NEW.held
+          WHERE tenant_id = NEW.tenant_id AND type = NEW.type AND NEW.since = 0;
+        """,
+    ),
+    (
+        "holding_removed",
+        "AFTER DELETE ON holding",
+        """
+        UPDATE order_line SET held = held - OLD.held
+          WHERE order_id = OLD.order_id AND type = OLD.type;
+        UPDATE tenant_share SET held = held - OLD.held
+          WHERE tenant_id = OLD.tenant_id AND type = OLD.type AND OLD.since = 0;
+        """,
+    ),
 )
 
 
 def upgrade() -> None:
+    if op.get_bind().dialect.name == dialect.POSTGRESQL:
+        for function in dialect.FUNCTIONS:
+            op.execute(function)
     op.create_table(
         "meta",
         sa.Column("name", sa.Text, primary_key=True),
@@ -217,8 +228,8 @@ def upgrade() -> None:
         sa.Column("cause", sa.Text, nullable=False),
         sa.Column("detail", sa.Text, nullable=False),
     )
-    for trigger in SQLITE_TRIGGERS:
-        op.execute(trigger)
+    for name, when, body in TRIGGERS:
+        dialect.trigger(op.get_bind(), name, when, body)
 
 
 def downgrade() -> None:

@@ -42,7 +42,7 @@ def upgrade() -> None:
         ),
         sa.Column("name", sa.Text, nullable=False),
         sa.Column("made_at", sa.Float, nullable=False),
-        sa.UniqueConstraint("account_id", "name", name="virtual_account_name"),
+        sa.UniqueConstraint("account_id", "name", name="virtual_account_once"),
     )
     op.create_table(
         "smart_token",

@@ -19,7 +19,7 @@ def upgrade() -> None:
     # The number of the hint of the change that granted it to a request; 0 where none did.
     op.add_column(
         "allocation",
-        sa.Column("granted_hint", sa.Integer, nullable=False, server_default="0"),
+        sa.Column("granted_hint", sa.BigInteger, nullable=False, server_default="0"),
     )
 
 

@@ -8,21 +8,19 @@ from collections.abc import Sequence
 import sqlalchemy as sa
 from alembic import op
 
+from callpool.manager.store import dialect
+
 revision: str = "0006"
 down_revision: str | None = "0005"
 branch_labels: str | Sequence[str] | None = None
 depends_on: str | Sequence[str] | None = None
 
-# A unit counts while it is active, by what it is; a report counts what its unit has in use.
+# A unit counts while it is active, by what it is.
 _STATUS = (
     "CASE WHEN {r}.state <> 'active' THEN NULL WHEN {r}.locked IS NOT NULL THEN 'locked'"
     " WHEN {r}.released THEN 'released' WHEN {r}.last_contact IS NOT NULL"
     " AND json_extract({r}.report, '$.reason') = 'factory_reset' THEN 'reset'"
     " WHEN {r}.public_key IS NOT NULL THEN 'enrolled' ELSE 'new' END"
-)
-_IN_USE = (
-    "CASE WHEN {{r}}.state <> 'active' THEN 0"
-    " ELSE coalesce(json_extract({{r}}.report, '$.in_use.{type}'), 0) END"
 )
 _INSTANCE = (
     "CASE WHEN {r}.state <> 'registered' THEN NULL WHEN {r}.locked IS NOT NULL THEN 'locked'"
@@ -33,8 +31,6 @@ _DEVICE = "CASE WHEN {r}.removed_at IS NULL THEN {r}.mode END"
 #: What is tallied: table, the name of the tally, its label, what is added.
 _TALLIES = (
     ("unit", "units", _STATUS, "1"),
-    ("unit", "in_use", "'sbc_sessions'", _IN_USE.format(type="sbc_sessions")),
-    ("unit", "in_use", "'far_end_users'", _IN_USE.format(type="far_end_users")),
     ("product_instance", "instances", _INSTANCE, "1"),
     ("device", "devices", _DEVICE, "1"),
 )
@@ -50,24 +46,29 @@ def _move(name: str, label: str, count: str, row: str, sign: str) -> str:
     return (
         f" INSERT INTO tally (name, label, count) SELECT '{name}', {what}, {sign}({n})"
         f" WHERE {what} IS NOT NULL AND {n} <> 0"
-        f" ON CONFLICT (name, label) DO UPDATE SET count = count + excluded.count;"
+        f" ON CONFLICT (name, label) DO UPDATE SET count = tally.count + excluded.count;"
     )
 
 
-def _triggers() -> list[str]:
+def _triggers() -> list[tuple[str, str, str, str]]:
+    """Return name, when, body and condition of each."""
     made = []
     for number, (table, name, label, count) in enumerate(_TALLIES):
         trigger = f"tally_{name}_{number}"
         old = (label.format(r="OLD"), count.format(r="OLD"))
         new = (label.format(r="NEW"), count.format(r="NEW"))
-        changed = f"{old[0]} IS NOT {new[0]} OR {old[1]} <> {new[1]}"
+        changed = f"{old[0]} IS DISTINCT FROM {new[0]} OR {old[1]} <> {new[1]}"
         take = _move(name, label, count, "OLD", "-")
         add = _move(name, label, count, "NEW", "")
         made += [
-            f"CREATE TRIGGER {trigger}_added AFTER INSERT ON {table} BEGIN {add} END",
-            f"CREATE TRIGGER {trigger}_changed AFTER UPDATE OF {_COLUMNS[table]} ON {table}"
-            f" WHEN {changed} BEGIN {take} {add} END",
-            f"CREATE TRIGGER {trigger}_removed AFTER DELETE ON {table} BEGIN {take} END",
+            (f"{trigger}_added", f"AFTER INSERT ON {table}", add, ""),
+            (
+                f"{trigger}_changed",
+                f"AFTER UPDATE OF {_COLUMNS[table]} ON {table}",
+                take + add,
+                changed,
+            ),
+            (f"{trigger}_removed", f"AFTER DELETE ON {table}", take, ""),
         ]
     return made
 
@@ -86,8 +87,8 @@ def upgrade() -> None:
             f"INSERT INTO tally (name, label, count) SELECT '{name}', {what}, sum({n})"  # noqa: S608
             f" FROM {table} WHERE {what} IS NOT NULL AND {n} <> 0 GROUP BY {what}"
         )
-    for trigger in _triggers():
-        op.execute(trigger)
+    for trigger, when, body, condition in _triggers():
+        dialect.trigger(op.get_bind(), trigger, when, body, condition=condition)
     op.create_index(
         "unit_heard",
         "unit",
@@ -99,6 +100,6 @@ def upgrade() -> None:
 
 def downgrade() -> None:
     op.drop_index("unit_heard", "unit")
-    for trigger in _triggers():
-        op.execute(f"DROP TRIGGER {trigger.split()[2]}")
+    for trigger, when, _, _ in _triggers():
+        dialect.drop_trigger(op.get_bind(), trigger, when.split()[-1])
     op.drop_table("tally")

@@ -96,7 +96,9 @@ def upgrade() -> None:
     )
     # How far a unit's alarm log was taken, and which log that was.
     op.add_column("unit", sa.Column("alarm_log", sa.Text, nullable=False, server_default=""))
-    op.add_column("unit", sa.Column("alarm_taken", sa.Integer, nullable=False, server_default="0"))
+    op.add_column(
+        "unit", sa.Column("alarm_taken", sa.BigInteger, nullable=False, server_default="0")
+    )
 
 
 def downgrade() -> None:
