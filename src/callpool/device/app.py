@@ -48,7 +48,7 @@ from callpool.device.smart_switches import SwitchBook
 from callpool.device.ssh_settings import read_ssh
 from callpool.device.vitals import vitals_of
 from callpool.host.clock import clock_for
-from callpool.host.files import write_durably
+from callpool.host.files import locked, write_durably
 
 
 class Running(msgspec.Struct, frozen=True, kw_only=True):
@@ -100,9 +100,9 @@ def sip_address(gate: GateSettings) -> str:
 @contextmanager
 def only_one(layout: Layout) -> Iterator[None]:
     """Hold the directory's lock; raises DeviceError `already_running`."""
-    with layout.lock.open("w") as lock:
+    with contextlib.ExitStack() as held:
         try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            held.enter_context(locked(layout.lock, fcntl.LOCK_EX | fcntl.LOCK_NB))
         except BlockingIOError as error:
             raise DeviceError(
                 "already_running", f"A device already runs in {layout.root}."

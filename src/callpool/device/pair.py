@@ -136,6 +136,7 @@ class Pair:
     async def start(self) -> None:
         """Make the files, answer the other unit; raises OSError, DeviceError `pair_port`."""
         await asyncio.to_thread(self._address.prepare)
+        self._address.rank(0)
         self._raw = self._address.role()
         await self._link.start(self._answer)
 

@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Final
 
 from callpool.device.pair_settings import PairSettings
+from callpool.host.files import write_whole
 
 #: The priority of a unit, to which the rank is added.
 PRIORITY: Final = 100
@@ -104,6 +105,7 @@ class ServiceAddress:
         self.config = self.runtime / "keepalived.conf"
         self._rank: int | None = None
         self._role_file = self.runtime / "role"
+        self._rank_file = self.runtime / "rank"
 
     def text(self) -> str:
         """Return keepalived's configuration."""
@@ -117,7 +119,7 @@ class ServiceAddress:
         )  # fmt: skip
 
     def prepare(self) -> None:
-        """Write configuration and scripts; raises OSError."""
+        """Write configuration and scripts, by the core or beside it; raises OSError."""
         if not self.runtime.exists():
             self.runtime.mkdir(parents=True, mode=0o755)
             if os.geteuid() == 0:
@@ -126,23 +128,19 @@ class ServiceAddress:
         self._put(self.config, self.text(), 0o644)
         self._put(self.runtime / "alive", _ALIVE.format(runtime=self.runtime), 0o755)
         self._put(self.runtime / "notify", _NOTIFY.format(runtime=self.runtime), 0o755)
-        self.rank(0)
+        if not self._rank_file.exists():
+            self.rank(0)
 
     def _put(self, file: Path, text: str, mode: int) -> None:
         if file.exists() and file.read_text() == text:
             return  # keepalived may be reading it
-        fresh = file.with_name(file.name + ".new")
-        fresh.write_text(text)
-        fresh.chmod(mode)
-        fresh.replace(file)
+        write_whole(file, text.encode(), mode=mode)
 
     def rank(self, value: int) -> None:
         """Tell keepalived how much this unit wants the address; raises OSError."""
         if value == self._rank:
             return
-        fresh = self.runtime / "rank.new"
-        fresh.write_text(f"{value}\n")
-        fresh.replace(self.runtime / "rank")
+        write_whole(self._rank_file, f"{value}\n".encode(), mode=0o644)
         self._rank = value
 
     def vital(self) -> None:

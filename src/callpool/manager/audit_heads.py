@@ -7,8 +7,6 @@ journal, on another disk where that is. What this shows, and what it cannot, is 
 
 from __future__ import annotations
 
-import fcntl
-import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -16,7 +14,7 @@ from typing import TYPE_CHECKING, Final
 
 import msgspec
 
-from callpool.host.files import write_durably
+from callpool.host.files import locked, write_durably
 from callpool.licensing.errors import CallpoolError, TrustError
 from callpool.manager.audit import LOST
 from callpool.manager.change import CLOCK
@@ -120,12 +118,8 @@ class Heads:
     @contextmanager
     def _alone(self) -> Iterator[None]:
         self.file.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-        lock = os.open(f"{self.file}.lock", os.O_RDWR | os.O_CREAT, 0o600)
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX)
+        with locked(self.file.with_name(f"{self.file.name}.lock")):
             yield
-        finally:
-            os.close(lock)
 
 
 def holds(manager: Manager, head: Head) -> bool:

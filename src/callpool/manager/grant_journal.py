@@ -8,7 +8,6 @@ restored from a backup, and the journal knows every grant that ever left.
 
 from __future__ import annotations
 
-import fcntl
 import os
 import threading
 from collections.abc import Callable, Iterator, Sequence
@@ -18,7 +17,7 @@ from typing import Final
 
 import msgspec
 
-from callpool.host.files import sync_directory, write_durably
+from callpool.host.files import locked, sync_directory, write_durably
 from callpool.licensing.errors import CallpoolError
 
 #: A file longer than this (bytes) is rewritten at the start, with the latest states only.
@@ -75,9 +74,7 @@ class GrantJournal:
             with self._lock:
                 if not self.file.exists():
                     self.file.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-                lock = os.open(f"{self.file}.lock", os.O_RDWR | os.O_CREAT, 0o600)
-                try:
-                    fcntl.flock(lock, fcntl.LOCK_EX)
+                with locked(self.file.with_name(f"{self.file.name}.lock")):
                     made = not self.file.exists()
                     handle = os.open(self.file, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o600)
                     try:
@@ -86,8 +83,6 @@ class GrantJournal:
                         yield handle
                     finally:
                         os.close(handle)
-                finally:
-                    os.close(lock)
         except OSError as error:
             raise CallpoolError(
                 "grant_journal_unusable",

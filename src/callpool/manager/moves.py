@@ -9,6 +9,7 @@ once, and the journal must be newer than any backup, since it tells what was giv
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
 import gzip
 import io
@@ -23,7 +24,7 @@ from typing import Any, Final
 import msgspec
 import sqlalchemy as sa
 
-from callpool.host.files import sync_directory, write_durably
+from callpool.host.files import locked, sync_directory, write_durably
 from callpool.licensing.errors import CallpoolError
 from callpool.manager.settings import Layout
 from callpool.manager.store import transfer
@@ -73,18 +74,15 @@ def running(layout: Layout) -> Iterator[None]:
 
 @contextmanager
 def _lock(layout: Layout, how: int) -> Iterator[None]:
-    handle = os.open(layout.directory / ".run.lock", os.O_RDWR | os.O_CREAT, 0o600)
-    try:
+    with contextlib.ExitStack() as held:
         try:
-            fcntl.flock(handle, how | fcntl.LOCK_NB)
+            held.enter_context(locked(layout.directory / ".run.lock", how | fcntl.LOCK_NB))
         except BlockingIOError as error:
             raise CallpoolError(
                 "manager_runs",
                 f"A manager of {layout.directory} runs, or is being moved or restored.",
             ) from error
         yield
-    finally:
-        os.close(handle)
 
 
 def _nobody(database: Database) -> None:

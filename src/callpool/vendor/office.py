@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import fcntl
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -10,7 +9,7 @@ from typing import Final
 
 import msgspec
 
-from callpool.host.files import write_durably
+from callpool.host.files import locked, write_durably
 from callpool.licensing.capacity import Capacity
 from callpool.licensing.errors import CallpoolError, LicenseError
 from callpool.licensing.key import LocalKey, check_serial
@@ -69,8 +68,7 @@ class Office:
 
     @contextmanager
     def _ledger(self) -> Iterator[Ledger]:
-        with (self._directory / ".lock").open("w") as lock:
-            fcntl.flock(lock, fcntl.LOCK_EX)
+        with locked(self._directory / ".lock"):
             file = self._directory / _LEDGER_FILE
             yield msgspec.json.decode(file.read_bytes(), type=Ledger)
 

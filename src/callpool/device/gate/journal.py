@@ -104,6 +104,7 @@ class Journal:
             return False
         try:
             fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            fcntl.flock(fd, fcntl.LOCK_UN)
         except OSError:
             return True
         finally:
@@ -151,6 +152,8 @@ class Journal:
             self.append(["Q"], book)
         with contextlib.suppress(OSError):
             os.fsync(self._fd)
+        with contextlib.suppress(OSError):
+            fcntl.flock(self._fd, fcntl.LOCK_UN)  # a child just forked may have it as well
         os.close(self._fd)
         self._fd = -1
 

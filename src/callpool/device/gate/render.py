@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import ipaddress
-import os
 import shutil
 from importlib import resources
 from pathlib import Path
@@ -13,6 +12,7 @@ import jinja2
 
 from callpool.device.gate.policy import refusal_of, words
 from callpool.device.gate.settings import GateSettings, parse_listen
+from callpool.host.files import write_whole
 from callpool.licensing.admission import REASONS
 
 #: Seconds that a call which was asked for credentials keeps its license.
@@ -23,12 +23,7 @@ UNANSWERED = 32
 
 def write_private(path: Path, text: str) -> None:
     """Write a file whole or not at all, readable by its owner only."""
-    fresh = path.with_name(path.name + ".new")
-    fd = os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
-    with os.fdopen(fd, "w") as file:
-        os.fchmod(fd, 0o600)
-        file.write(text)
-    fresh.replace(path)
+    write_whole(path, text.encode())
 
 
 def core_host(settings: GateSettings) -> str:

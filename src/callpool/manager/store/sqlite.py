@@ -5,7 +5,6 @@ A write begins with BEGIN IMMEDIATE, so what it reads cannot change before it wr
 
 from __future__ import annotations
 
-import fcntl
 import sqlite3
 import threading
 from collections.abc import Iterator
@@ -16,6 +15,8 @@ from typing import Final
 import sqlalchemy as sa
 from sqlalchemy import event
 from sqlalchemy.exc import DBAPIError
+
+from callpool.host.files import locked
 
 #: Milliseconds to wait for another process's write.
 BUSY_MS: Final = 10_000
@@ -66,10 +67,8 @@ class Sqlite:
     @contextmanager
     def migrating(self) -> Iterator[sa.Connection]:
         """Return a transaction that no other process migrates beside."""
-        with (self.file.parent / ".migrate.lock").open("w") as lock:
-            fcntl.flock(lock, fcntl.LOCK_EX)
-            with self.writer.begin() as connection:
-                yield connection
+        with locked(self.file.parent / ".migrate.lock"), self.writer.begin() as connection:
+            yield connection
 
 
 class SqliteClaim:
