@@ -225,7 +225,7 @@ async def test_a_call_from_tcp_to_udp_is_carried_by_its_mac_alone() -> None:
             r.address, calls=3, rate=50, hold_ms=100, transport="tcp", scenario="uac_reinvite"
         )
         result = await running.wait(60)
-        assert (result.completed, result.failed) == (3, 0)
+        assert (result.completed, result.failed) == (3, 0), running.errors()
         await r.settled(0)
 
 

@@ -241,11 +241,14 @@ async def run(
             text = text.replace(f"[{name}]", _safe(value))
         source.write_text(text)
     port = free_port(host) if port is None else port
+    # A caller does not give a call up for a 180 that comes after its 200: the workers of a busy
+    # proxy may change their order. (`optional="global"` would take it and never end the pause.)
+    behaviours = "all,-bye" if remote is None else "all,-bye,-abortunexp"
     command = [
         *wrapper, program, "-sf", str(source), "-i", host, "-p", str(port),
         "-t", _TRANSPORTS[transport],
         "-nostdin", "-trace_stat", "-stf", "stat.csv", "-fd", "1", "-trace_counts",
-        "-trace_err", "-skip_rlimit", "-default_behaviors", "all,-bye", "-aa",
+        "-trace_err", "-skip_rlimit", "-default_behaviors", behaviours, "-aa",
         "-timeout", str(timeout), "-cp", str(free_port()),
         "-l", str(limit), "-r", f"{rate:g}", "-d", str(hold_ms),
     ]  # fmt: skip
