@@ -1,6 +1,9 @@
 .PHONY: setup demo chaos test test-unit test-full coverage lint bench lock clean
 BIN := .venv/bin
 
+# Where it is set, each of the thousands of processes of a test run would compile our code anew.
+unexport PYTHONDONTWRITEBYTECODE
+
 setup:
 	@scripts/setup
 

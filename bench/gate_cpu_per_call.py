@@ -18,9 +18,10 @@ import subprocess
 import tempfile
 from pathlib import Path
 
-from callpool.device.gate import Destination, GateSettings, KamailioGate
+from callpool.device.gate.driver import KamailioGate
 from callpool.device.gate.launch import check_program, launch
 from callpool.device.gate.render import full_config
+from callpool.device.gate.settings import Destination, GateSettings
 from callpool.host import sipp
 from callpool.host.clock import SystemClock
 from callpool.host.ports import free_port

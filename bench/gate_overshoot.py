@@ -17,7 +17,7 @@ import subprocess
 import tempfile
 from pathlib import Path
 
-from callpool.device.gate import KamailioGate
+from callpool.device.gate.driver import KamailioGate
 from callpool.device.gate.launch import check_program, launch
 from callpool.device.gate.rpc import Rpc
 from callpool.host import sipp

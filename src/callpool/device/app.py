@@ -9,13 +9,10 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import fcntl
 import os
 import signal
 import sys
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -31,9 +28,8 @@ from callpool.device.core import Core
 from callpool.device.drain import check_wait
 from callpool.device.errors import DeviceError
 from callpool.device.flash import Flash
-from callpool.device.gate import KamailioGate
 from callpool.device.gate.driver import Alarm as GateAlarm
-from callpool.device.gate.settings import GateSettings
+from callpool.device.gate.driver import KamailioGate
 from callpool.device.journal import FileJournal
 from callpool.device.keeper import Faces
 from callpool.device.logs import configure_log
@@ -42,72 +38,14 @@ from callpool.device.pair import Pair
 from callpool.device.pair_address import ServiceAddress
 from callpool.device.pair_link import PairLink
 from callpool.device.pair_settings import derived, read_pair, read_secret
-from callpool.device.settings import Layout, Settings
+from callpool.device.running import Running, gate_settings, only_one, sip_address
+from callpool.device.settings import Layout
 from callpool.device.smart_door import SmartDoor
 from callpool.device.smart_switches import SwitchBook
 from callpool.device.ssh_settings import read_ssh
 from callpool.device.vitals import vitals_of
 from callpool.host.clock import clock_for
-from callpool.host.files import locked, write_durably
-
-
-class Running(msgspec.Struct, frozen=True, kw_only=True):
-    """`run.json`: what runs, for whoever looks after it."""
-
-    pid: int
-    kamailio_pid: int
-    faces_pid: int
-    #: host:port of the first UDP listen address.
-    sip: str
-    #: host:port of the pages; empty for none.
-    pages: str
-    #: The shell's process, 0 for none; host:port where it listens, empty for none.
-    shell_pid: int = 0
-    ssh: str = ""
-
-
-def gate_settings(settings: Settings, layout: Layout, *, secret: str = "") -> GateSettings:
-    """Return what the gate is told; raises GateError or DeviceError `bad_gate_settings`.
-
-    `secret` stands in for the device's own where there is none yet.
-    """
-    unknown = sorted(set(settings.gate) - set(GateSettings.__struct_fields__))
-    if unknown:
-        raise DeviceError("bad_gate_settings", f"The gate has no setting {unknown[0][:40]!r}.")
-    pair = read_pair(layout.pair)
-    values: dict[str, Any] = {"directory": str(layout.gate)}
-    try:
-        if pair is None:
-            values["mac_secret"] = secret or layout.gate_secret.read_text().strip()
-        else:
-            # What one unit signs the other one knows.
-            shared = read_secret(layout.pair_secret)
-            values["mac_secret"] = derived(shared, "record-route")
-            values["pair"] = msgspec.to_builtins(pair.gate(shared))
-        return msgspec.convert({**settings.gate, **values}, type=GateSettings)
-    except msgspec.ValidationError as error:
-        raise DeviceError("bad_gate_settings", f"The gate's settings: {error}.") from error
-    except FileNotFoundError as error:
-        raise DeviceError("no_secret", f"{layout.gate_secret} is missing.") from error
-
-
-def sip_address(gate: GateSettings) -> str:
-    """Return host:port of the gate's first UDP listen address."""
-    first = next(a for a in gate.listen if a.startswith("udp:"))
-    return first.removeprefix("udp:")
-
-
-@contextmanager
-def only_one(layout: Layout) -> Iterator[None]:
-    """Hold the directory's lock; raises DeviceError `already_running`."""
-    with contextlib.ExitStack() as held:
-        try:
-            held.enter_context(locked(layout.lock, fcntl.LOCK_EX | fcntl.LOCK_NB))
-        except BlockingIOError as error:
-            raise DeviceError(
-                "already_running", f"A device already runs in {layout.root}."
-            ) from error
-        yield
+from callpool.host.files import write_durably
 
 
 class Device:

@@ -10,7 +10,6 @@ import msgspec
 import typer
 
 from callpool.device.alarm_commands import alarms
-from callpool.device.app import run_device
 from callpool.device.control import ask
 from callpool.device.errors import DeviceError
 from callpool.device.metrics_commands import metrics_app
@@ -26,7 +25,6 @@ from callpool.device.ssh_commands import ssh_app
 from callpool.device.status import Status
 from callpool.device.status_text import show
 from callpool.device.syslog_commands import syslog_app
-from callpool.device.testcall import place_test_call
 from callpool.device.user_commands import user_app
 from callpool.device.window import INSTANT
 from callpool.host.console import counts_from, say
@@ -142,6 +140,8 @@ def run(directory: Directory) -> None:
     SIGTERM stops all three after the call book is written. A core that is killed leaves
     Kamailio at work; the next run takes it over.
     """
+    from callpool.device.app import run_device  # the whole device: other commands do without
+
     run_device(directory)
 
 
@@ -307,6 +307,8 @@ def call_for_test(
     as_json: AsJson = False,
 ) -> None:
     """Place one real call through the device's own Kamailio (feature Test Call)."""
+    from callpool.device.testcall import place_test_call
+
     result = place_test_call(Layout(directory.resolve()), destination)
     if as_json:
         typer.echo(msgspec.json.encode(result).decode())

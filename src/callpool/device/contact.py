@@ -11,7 +11,6 @@ from typing import Final
 import msgspec
 
 from callpool.device.alarms import Alarm
-from callpool.device.manager_link import new_nonce
 from callpool.device.ports import Usage
 from callpool.device.record import Opened, Pending, Pool, SignedReply, lease_end
 from callpool.device.schedule import Cadence
@@ -33,6 +32,7 @@ from callpool.wire.messages import (
     EnrolRequest,
     PairReport,
     UsageMinute,
+    new_nonce,
 )
 
 #: Seconds for which the same bytes are repeated: well inside the skew that is refused.

@@ -18,8 +18,7 @@ from callpool.device.contact import Taken, discarded, enrolled, restarted, versi
 from callpool.device.drain import Drain, drained
 from callpool.device.errors import DeviceError
 from callpool.device.flash import Flash
-from callpool.device.journal import Journal
-from callpool.device.ports import Gate, PairView
+from callpool.device.ports import Gate, Journal, PairView
 from callpool.device.record import (
     FlashRecord,
     Marked,

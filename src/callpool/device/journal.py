@@ -4,21 +4,13 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import IO, Any, Final, Protocol
+from typing import IO, Any, Final
 
 import msgspec
 import structlog
 
 #: The journal is turned over at this many bytes; one older part is kept.
 MAX_BYTES: Final = 4 * 1024 * 1024
-
-
-class Journal(Protocol):
-    """Where changes are noted."""
-
-    def note(self, event: str, *, at: float, **details: Any) -> None:
-        """Note one change at wall time `at` (seconds since 1970); never raises."""
-        ...
 
 
 class FileJournal:

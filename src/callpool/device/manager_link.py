@@ -7,7 +7,6 @@ device but never change what it holds.
 
 from __future__ import annotations
 
-import secrets
 import ssl
 import time
 from collections.abc import AsyncIterator
@@ -36,11 +35,6 @@ STREAM_OPEN: Final = "open"
 SPREAD: Final = "spread "
 #: The longest line on the hint stream, in characters.
 _MAX_LINE: Final = 4096
-
-
-def new_nonce() -> str:
-    """Return 128 random bits that bind one reply to one request."""
-    return secrets.token_urlsafe(16)
 
 
 class ManagerLink:

@@ -10,7 +10,6 @@ import typer
 from callpool.device.options import AsJson, Directory
 from callpool.device.settings import Layout
 from callpool.host.console import say
-from callpool.host.metrics import make_token
 
 metrics_app = typer.Typer(no_args_is_help=True, help="Metrics: who may scrape.")
 
@@ -28,6 +27,8 @@ def token(
     layout.load()
     file = layout.metrics_token
     if new or not file.exists():
+        from callpool.host.metrics import make_token  # what serves metrics is not loaded elsewhere
+
         make_token(file)
     if as_json:
         typer.echo(msgspec.json.encode({"file": str(file)}).decode())

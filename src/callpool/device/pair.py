@@ -19,7 +19,7 @@ from typing import Any, Final, Protocol
 from callpool.device import alarms as al
 from callpool.device.core import Core
 from callpool.device.errors import DeviceError
-from callpool.device.gate import GateError
+from callpool.device.gate.settings import GateError
 from callpool.device.pair_address import BACKUP, HOLDS, MASTER, SICK, YIELDS, ServiceAddress
 from callpool.device.pair_keys import Comparison, Listing, Merged, Tombs, merged
 from callpool.device.pair_link import LIMIT, Answer, PairLink, Question, UnitState

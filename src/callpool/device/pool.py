@@ -23,7 +23,7 @@ from callpool.device.core import Core
 from callpool.device.errors import DeviceError, LinkError
 from callpool.device.exchange import LIMIT, Answer, Exchange
 from callpool.device.hints import HintStream
-from callpool.device.manager_link import STREAM_OPEN, new_nonce
+from callpool.device.manager_link import STREAM_OPEN
 from callpool.device.modes import mode
 from callpool.device.ports import Link, Post
 from callpool.device.record import Pending
@@ -38,7 +38,7 @@ from callpool.licensing.errors import CallpoolError
 from callpool.licensing.instant import SKEW_REPORTED, Instant
 from callpool.wire.envelope import HINTS, sign
 from callpool.wire.keys import SigningKey
-from callpool.wire.messages import CONTACT_PATH, ENROL_PATH, HINTS_PATH, HintsRequest
+from callpool.wire.messages import CONTACT_PATH, ENROL_PATH, HINTS_PATH, HintsRequest, new_nonce
 from callpool.wire.tokens import split
 
 #: Seconds between two looks at what is in use while more is in use than allowed.

@@ -1,4 +1,4 @@
-"""What the agent needs of the gate and of the link: the shapes it is written against."""
+"""What the agent needs of gate, link and journal: the shapes it is written against."""
 
 from __future__ import annotations
 
@@ -76,6 +76,14 @@ class Usage(Protocol):
     @property
     def turned_away(self) -> Mapping[str, tuple[int, int]]:
         """(true refusals, repeats) per license type, since the driver started."""
+        ...
+
+
+class Journal(Protocol):
+    """Where changes are noted."""
+
+    def note(self, event: str, *, at: float, **details: Any) -> None:
+        """Note one change at wall time `at` (seconds since 1970); never raises."""
         ...
 
 

@@ -7,13 +7,13 @@ from typing import Any, Final
 
 import msgspec
 
-from callpool.device.app import gate_settings, only_one
 from callpool.device.config import Change, Config
 from callpool.device.config_book import encoded
 from callpool.device.errors import DeviceError
 from callpool.device.faces.certificate import make_certificate
 from callpool.device.flash import Flash
 from callpool.device.record import FlashRecord, Marked, open_record, read_local_key
+from callpool.device.running import gate_settings, only_one
 from callpool.device.settings import Layout, Settings
 from callpool.device.ssh_settings import SshSettings, host_key, write_ssh
 from callpool.device.window import INSTANT

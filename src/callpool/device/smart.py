@@ -19,7 +19,7 @@ from callpool.device.core import Core
 from callpool.device.errors import DeviceError, LinkError
 from callpool.device.exchange import Answer, Exchange
 from callpool.device.hints import SMART_PACE, HintStream
-from callpool.device.manager_link import STREAM_OPEN, new_nonce
+from callpool.device.manager_link import STREAM_OPEN
 from callpool.device.ports import Link, Post
 from callpool.device.settings import Layout, read_token
 from callpool.device.smart_contact import Answered, judge, request
@@ -43,6 +43,7 @@ from callpool.licensing.smart_events import (
 from callpool.licensing.smart_notices import notices
 from callpool.wire.envelope import sign
 from callpool.wire.keys import SigningKey
+from callpool.wire.messages import new_nonce
 from callpool.wire.smart_messages import SMART_HINTS, SMART_HINTS_PATH, SmartHintsRequest
 from callpool.wire.tokens import split
 

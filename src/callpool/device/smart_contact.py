@@ -12,7 +12,6 @@ from typing import Any, Final
 
 import msgspec
 
-from callpool.device.manager_link import new_nonce
 from callpool.device.smart_record import (
     SignedAuthorization,
     SmartPending,
@@ -29,6 +28,7 @@ from callpool.licensing.smart_events import UNANSWERED, Asking, Contact, Occurre
 from callpool.wire import smart_messages as wire
 from callpool.wire.envelope import read, sign, unverified
 from callpool.wire.keys import PublicKey, SigningKey
+from callpool.wire.messages import new_nonce
 
 #: Contact -> where it goes, its envelope's type, and the reply to it.
 DOORS: Final[Mapping[Contact, tuple[str, str, type[Any]]]] = {

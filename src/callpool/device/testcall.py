@@ -11,9 +11,9 @@ from typing import Final
 
 import msgspec
 
-from callpool.device.app import Running
 from callpool.device.control import ask
 from callpool.device.errors import DeviceError
+from callpool.device.running import Running
 from callpool.device.settings import Layout
 from callpool.device.status import Status
 from callpool.host.addresses import address

@@ -6,6 +6,7 @@ manager's clock, durations seconds, counts per license type name.
 
 from __future__ import annotations
 
+import secrets
 from typing import Annotated, Final, TypeAlias
 
 import msgspec
@@ -354,6 +355,11 @@ class HintsRequest(Message, frozen=True, kw_only=True):
     nonce: str
     serial: str
     time: float
+
+
+def new_nonce() -> str:
+    """Return 128 random bits that bind one reply to one request."""
+    return secrets.token_urlsafe(16)
 
 
 def check_bound(*, url: str, sent_to: str, serial: str = "", signer: str = "") -> None:

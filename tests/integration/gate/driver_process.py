@@ -18,7 +18,8 @@ from pathlib import Path
 
 import msgspec
 
-from callpool.device.gate import GateSettings, KamailioGate
+from callpool.device.gate.driver import KamailioGate
+from callpool.device.gate.settings import GateSettings
 from callpool.host.clock import SystemClock
 from callpool.licensing.admission import AdmissionPolicy, Step
 

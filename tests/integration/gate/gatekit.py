@@ -20,8 +20,8 @@ from typing import Any
 
 from farend import FarEnd
 
-from callpool.device.gate import Destination, GateError, GateSettings, KamailioGate
-from callpool.device.gate.driver import Alarm
+from callpool.device.gate.driver import Alarm, KamailioGate
+from callpool.device.gate.settings import Destination, GateError, GateSettings
 from callpool.host import sipp
 from callpool.host.clock import Clock, SystemClock
 from callpool.host.ports import free_port

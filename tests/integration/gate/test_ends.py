@@ -29,7 +29,7 @@ from gatekit import (
 from test_existing_config import external
 from test_survival import killed_and_back, killed_whole, separate_driver
 
-from callpool.device.gate import Destination, GateError
+from callpool.device.gate.settings import Destination, GateError
 from callpool.host import sipp
 from callpool.host.ports import free_port
 

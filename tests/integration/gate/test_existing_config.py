@@ -14,8 +14,8 @@ from pathlib import Path
 import pytest
 from gatekit import HOST, Phone, Rig, call_up, caps, eventually, invite, settings
 
-from callpool.device.gate import KamailioGate
 from callpool.device.gate.check import check
+from callpool.device.gate.driver import KamailioGate
 from callpool.device.gate.seeding import seed_external
 from callpool.host import sipp
 from callpool.host.clock import SystemClock

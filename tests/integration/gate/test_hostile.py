@@ -6,7 +6,8 @@ import pytest
 from farend import FarEnd
 from gatekit import HOST, Phone, becomes, call_ids, call_up, caps, eventually, invite, rig, users
 
-from callpool.device.gate import Destination, KamailioGate
+from callpool.device.gate.driver import KamailioGate
+from callpool.device.gate.settings import Destination
 from callpool.host import sipp
 from callpool.host.clock import SystemClock
 from callpool.host.ports import free_port

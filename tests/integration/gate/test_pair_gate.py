@@ -15,8 +15,7 @@ import pytest
 from farend import FarEnd, Message
 from gatekit import HOST, Call, Phone, Rig, becomes, call_up, caps, eventually, invite, rig, users
 
-from callpool.device.gate import Destination
-from callpool.device.gate.settings import PairGate
+from callpool.device.gate.settings import Destination, PairGate
 from callpool.host.ports import free_port
 
 ONE, TWO = "127.0.0.2", "127.0.0.3"

@@ -8,7 +8,7 @@ import time
 from farend import FarEnd
 from gatekit import HOST, Answer, Phone, becomes, branch_of, call_up, caps, eventually, invite, rig
 
-from callpool.device.gate import Refusal
+from callpool.device.gate.settings import Refusal
 from callpool.licensing.admission import AdmissionPolicy, Step
 
 

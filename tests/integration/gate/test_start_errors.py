@@ -8,7 +8,8 @@ import msgspec
 import pytest
 from gatekit import caps, rig
 
-from callpool.device.gate import GateError, KamailioGate
+from callpool.device.gate.driver import KamailioGate
+from callpool.device.gate.settings import GateError
 from callpool.host.clock import SystemClock
 from callpool.host.ports import free_port
 

@@ -31,7 +31,8 @@ from gatekit import (
     rig,
 )
 
-from callpool.device.gate import GateError, KamailioGate
+from callpool.device.gate.driver import KamailioGate
+from callpool.device.gate.settings import GateError
 from callpool.host import sipp
 from callpool.host.clock import SystemClock
 from callpool.host.process import ProcessId, end_group, group_members, identify

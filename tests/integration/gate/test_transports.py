@@ -9,7 +9,7 @@ from pathlib import Path
 
 from gatekit import DEADLINE, HOST, Phone, caps, invite, rig
 
-from callpool.device.gate import Destination
+from callpool.device.gate.settings import Destination
 from callpool.host import sipp
 from callpool.host.ports import free_port
 

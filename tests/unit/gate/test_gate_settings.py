@@ -6,9 +6,9 @@ from typing import Any
 
 import pytest
 
-from callpool.device.gate import Destination, GateError, GateSettings, Refusal
 from callpool.device.gate.policy import render
 from callpool.device.gate.render import full_config, local_parameters
+from callpool.device.gate.settings import Destination, GateError, GateSettings, Refusal
 from callpool.licensing.admission import AdmissionPolicy, Step
 
 GOOD: dict[str, Any] = {
