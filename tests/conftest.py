@@ -10,6 +10,7 @@ from pathlib import Path
 import hypothesis
 import pytest
 
+from callpool.host.structs import ready_for_threads
 from spread import dealt
 
 # How long one example takes says something of the machine, and nothing of the code.
@@ -32,6 +33,10 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
             ((path.relative_to(_LAYERS).parts[0], tests) for path, tests in modules.items()),
             workers,
         )
+
+
+def pytest_collection_finish() -> None:
+    ready_for_threads()
 
 
 _FAILED = pytest.StashKey[bool]()

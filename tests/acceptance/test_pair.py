@@ -6,9 +6,10 @@ import asyncio
 import json
 import time
 from collections.abc import Callable
+from functools import partial
 
 import pytest
-from pairkit import Probe, Unit, eventually, longest_gap, pair
+from pairkit import Pair, Probe, Unit, eventually, longest_gap, pair
 
 from callpool.device.pair_settings import CORE_PORT, SIP_PORT
 from callpool.licensing.capacity import Capacity
@@ -91,10 +92,12 @@ async def test_no_call_fails_while_the_units_change_places() -> None:
 
 async def test_two_active_units_are_alarmed_settle_and_count_right() -> None:
     async with pair(sessions=HELD) as p:
-        assert all(
-            p.net.listening(u.part, on) == {("UDP", SIP_PORT), ("TCP", CORE_PORT)}
-            for u, on in zip(p.units, ("10.78.0.1", "10.78.0.2"), strict=True)
-        )
+        for unit, own in zip(p.units, ("10.78.0.1", "10.78.0.2"), strict=True):
+            wanted = {("UDP", SIP_PORT), ("TCP", CORE_PORT)}
+            await eventually(partial(_listens, p, unit.part, own, wanted))
+            # A socket that is made and closed meanwhile is none that listens.
+            seen = [p.net.listening(unit.part, own) for _ in range(5)]
+            assert set.intersection(*seen) == wanted, seen
         held = await p.calls(40, rate=100, hold_ms=15_000)
         await p.counted(40)
         p.net.isolate(True)
@@ -105,6 +108,10 @@ async def test_two_active_units_are_alarmed_settle_and_count_right() -> None:
         result = await held.wait(90)
         assert (result.completed, result.failed) == (40, 0), result
         await p.counted(0)
+
+
+def _listens(p: Pair, part: str, own: str, wanted: set[tuple[str, int]]) -> bool:
+    return wanted <= p.net.listening(part, own)
 
 
 async def test_what_the_units_could_not_tell_each_other_is_mended_once_they_can() -> None:

@@ -44,6 +44,7 @@ from callpool.device.smart_door import SmartDoor
 from callpool.device.smart_switches import SwitchBook
 from callpool.device.ssh_settings import read_ssh
 from callpool.device.vitals import vitals_of
+from callpool.host import structs
 from callpool.host.clock import clock_for
 from callpool.host.files import write_durably
 
@@ -310,6 +311,7 @@ class Device:
 
 def run_device(directory: Path) -> None:
     """Run a device in the foreground; raises CallpoolError with the reason it cannot."""
+    structs.ready_for_threads()
     configure_log()
     layout = Layout(directory.resolve())
     layout.load()

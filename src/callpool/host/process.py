@@ -74,7 +74,9 @@ def group_members(leader: ProcessId, argument: str) -> list[int]:
         fields = _stat(int(entry.name))
         if not fields or fields[0] in ("Z", "X") or int(fields[2]) != leader.pid:
             continue
-        if int(fields[19]) >= leader.started and argument in command_line(int(entry.name)):
+        line = command_line(int(entry.name))
+        # One without a command line is on its way out, and may still have its sockets.
+        if int(fields[19]) >= leader.started and (argument in line or not line):
             found.append(int(entry.name))
     return found
 

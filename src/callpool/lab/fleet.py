@@ -27,6 +27,7 @@ from callpool.device.gate.journal import GateState
 from callpool.device.settings import Layout
 from callpool.device.setup import configure_offline
 from callpool.device.users import Group, hash_password
+from callpool.host import structs
 from callpool.host.files import write_durably
 from callpool.host.ports import free_port
 from callpool.host.process import ProcessId, end_group
@@ -323,6 +324,7 @@ def up(
 
     What was started is stopped again when something fails. Raises CallpoolError.
     """
+    structs.ready_for_threads()
     builder = make(directory, plan, progress)
     try:
         vendor = builder.vendor()

@@ -29,6 +29,7 @@ from callpool.device.manager_link import EXCHANGE_TIMEOUT, ManagerLink
 from callpool.device.pool import OVERLOADED
 from callpool.device.settings import Layout
 from callpool.device.setup import Plan, set_up
+from callpool.host import structs
 from callpool.host.clock import SystemClock
 from callpool.host.console import console
 from callpool.licensing.admission import AdmissionPolicy
@@ -252,6 +253,7 @@ class SimulatedFleet:
         self, directory: Path, connection: Connection, *, devices: int, hints: bool = False
     ) -> None:
         """Prepare a fleet; raises CallpoolError `bad_ca_file`."""
+        structs.ready_for_threads()
         self.root, self.count, self._hints = directory, devices, hints
         self._connection = connection
         self.figures = Figures()

@@ -20,6 +20,7 @@ from litestar import Litestar
 from litestar.datastructures import State
 from litestar.exceptions import HTTPException
 
+from callpool.host import structs
 from callpool.host.console import say
 from callpool.licensing.errors import CallpoolError
 from callpool.manager import (
@@ -191,6 +192,7 @@ def serve(manager: Manager, listen: str) -> None:
 
     Raises CallpoolError `port_in_use`, `cannot_listen`, `manager_runs` or `database_unusable`.
     """
+    structs.ready_for_threads()
     with running(manager.layout):
         _serve(manager, listen)
 

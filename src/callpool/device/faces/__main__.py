@@ -18,6 +18,7 @@ from callpool.device.faces.reader import Reader
 from callpool.device.faces.syslog.face import serve_syslog
 from callpool.device.logs import configure_log
 from callpool.device.settings import Layout
+from callpool.host import structs
 from callpool.host.addresses import address
 from callpool.host.process import closed_input
 from callpool.host.syslog.sender import SyslogSender
@@ -85,6 +86,7 @@ def main() -> None:
     """Run the faces of the device in the directory that is named."""
     os.nice(5)  # the core's timers come first
     configure_log()
+    structs.ready_for_threads()
     asyncio.run(serve(Layout(Path(sys.argv[1]))))
 
 

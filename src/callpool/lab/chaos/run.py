@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
+from callpool.host import structs
 from callpool.host.sipp.runner import Sipp, run
 from callpool.lab.chaos.judge import Records, findings
 from callpool.lab.chaos.schedule import AT_ONCE, Fault, schedule
@@ -61,6 +62,7 @@ def play(
 
     Raises CallpoolError where it cannot be played.
     """
+    structs.ready_for_threads()
     directory = Path(tempfile.mkdtemp(prefix="cp-"))
     try:
         site = Site(directory, progress, postgresql=postgresql)

@@ -19,6 +19,7 @@ from typing import Any, Final
 
 import msgspec
 
+from callpool.host import structs
 from callpool.host.files import write_durably
 from callpool.host.snmp.limit import ALL, Limiter
 from callpool.host.snmp.station import Station
@@ -285,6 +286,7 @@ def main() -> None:
     """Run the alarm process of the manager in the directory that is named."""
     logging.basicConfig(level=logging.WARNING, format="callpool alarms: %(message)s")
     os.nice(5)  # contacts come first
+    structs.ready_for_threads()
     try:
         asyncio.run(_serve(Layout(Path(sys.argv[1]))))
     except CallpoolError as error:

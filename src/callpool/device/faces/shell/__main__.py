@@ -14,6 +14,7 @@ from pathlib import Path
 from callpool.device.faces.shell.server import ShellServer
 from callpool.device.settings import Layout
 from callpool.device.ssh_settings import read_ssh
+from callpool.host import structs
 from callpool.host.process import closed_input
 from callpool.licensing.errors import CallpoolError
 
@@ -37,6 +38,7 @@ def main() -> None:
     """Run the shell of the device in the directory that is named."""
     os.nice(5)  # the core's timers come first
     logging.getLogger("asyncssh").setLevel(logging.CRITICAL)  # strangers' mistakes are no news
+    structs.ready_for_threads()
     layout = Layout(Path(sys.argv[1]))
     try:
         asyncio.run(serve(layout))
