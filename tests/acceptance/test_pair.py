@@ -9,7 +9,7 @@ from collections.abc import Callable
 from functools import partial
 
 import pytest
-from pairkit import Pair, Probe, Unit, eventually, longest_gap, pair
+from pairkit import PairRig, Probe, Unit, eventually, longest_gap, pair
 
 from callpool.device.pair_settings import CORE_PORT, SIP_PORT
 from callpool.licensing.capacity import Capacity
@@ -110,7 +110,7 @@ async def test_two_active_units_are_alarmed_settle_and_count_right() -> None:
         await p.counted(0)
 
 
-def _listens(p: Pair, part: str, own: str, wanted: set[tuple[str, int]]) -> bool:
+def _listens(p: PairRig, part: str, own: str, wanted: set[tuple[str, int]]) -> bool:
     return wanted <= p.net.listening(part, own)
 
 
