@@ -250,11 +250,21 @@ class SimulatedFleet:
     """N devices in one directory, each with one of its own."""
 
     def __init__(
-        self, directory: Path, connection: Connection, *, devices: int, hints: bool = False
+        self,
+        directory: Path,
+        connection: Connection,
+        *,
+        devices: int,
+        hints: bool = False,
+        first: int = 0,
     ) -> None:
-        """Prepare a fleet; raises CallpoolError `bad_ca_file`."""
+        """Prepare a fleet; raises CallpoolError `bad_ca_file`.
+
+        Its serial numbers begin with `first`: several processes can be parts of one fleet.
+        """
         structs.ready_for_threads()
         self.root, self.count, self._hints = directory, devices, hints
+        self._first = first
         self._connection = connection
         self.figures = Figures()
         self.devices: list[Simulated] = []
@@ -271,7 +281,7 @@ class SimulatedFleet:
 
     def serial(self, number: int) -> str:
         """Return a device's serial number."""
-        return f"SIM-{number:06d}"
+        return f"SIM-{self._first + number:06d}"
 
     def make(self, progress: Callable[[str], None]) -> None:
         """List at the manager what is not listed yet, and make each device's directory.
@@ -318,7 +328,7 @@ class SimulatedFleet:
         loopback = _loopback(self._connection.url)
         for number in range(self.count):
             # Thousands of connections a minute from one address would run out of ports.
-            source = f"127.0.{1 + number // PER_ADDRESS}.1" if loopback else ""
+            source = f"127.0.{1 + (self._first + number) // PER_ADDRESS}.1" if loopback else ""
             link = CountedLink(
                 self._connection.url,
                 self.figures,
