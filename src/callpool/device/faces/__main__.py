@@ -36,6 +36,7 @@ async def serve(layout: Layout) -> None:
         # Loaded only where it is used: the library costs half a second and 20 MB.
         from callpool.device.faces.snmp.agent import serve_snmp
 
+        structs.ready_for_threads()
         tasks.append(asyncio.create_task(serve_snmp(layout, reader)))
     if layout.syslog.exists():
         tasks.append(asyncio.create_task(serve_syslog(layout, senders)))
