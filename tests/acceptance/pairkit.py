@@ -12,6 +12,7 @@ import contextlib
 import itertools
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -25,6 +26,7 @@ from typing import Any
 from callpool.device.control import ask
 from callpool.device.gate.calls import CallBook
 from callpool.device.gate.journal import Journal
+from callpool.device.pair_address import HOLDS, PRIORITY
 from callpool.device.settings import Layout
 from callpool.host import sipp
 from callpool.lab.processes import pause
@@ -296,6 +298,17 @@ class Unit:
         view = self.view()
         return bool(view.get("synchronised")) and view["role"] in ("active", "redundant")
 
+    def settled(self) -> bool:
+        """Whether it is ready, and keepalived will not give the address away again by itself.
+
+        Until the first words of its script a unit has a lower priority, and may be the master for
+        just a moment.
+        """
+        said = (self.pair.directory / f"keepalived-{self.part}.log").read_text()
+        last = re.findall(r"Changing effective priority from \d+ to (\d+)", said)[-1:]
+        wanted = PRIORITY + (HOLDS if self.role() == "active" else 0)
+        return self.ready() and int(last[0] if last else PRIORITY) == wanted
+
     def sessions(self) -> int:
         """The sessions that this unit counts, -1 while it does not answer."""
         rows = self.status().get("capacity")
@@ -436,7 +449,7 @@ class PairRig:
             str(self._answerer()), host=CALLEE, port=5060, wrapper=self.net.inside("y"),
             timeout=3600,
         )  # fmt: skip
-        await eventually(lambda: all(u.ready() for u in self.units), what="the pair is whole")
+        await eventually(lambda: all(u.settled() for u in self.units), what="the pair is whole")
 
     def _answerer(self) -> Path:
         """The answerer of ours, which knows a BYE again for as long as a real one does.
