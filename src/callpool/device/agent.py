@@ -69,7 +69,8 @@ class Agent:
             await self.tick()
             wait = min(self.core.clock.real_seconds(self.next_due()), self._look_every())
             try:
-                asked = await asyncio.wait_for(self._events.get(), wait)
+                async with asyncio.timeout(wait):
+                    asked = await self._events.get()
             except TimeoutError:
                 continue
             await self._handle(asked)

@@ -27,7 +27,7 @@ _ACKED_AT: Final = 120
 _TCP: Final = (socket.AF_INET, socket.SOCK_STREAM)
 
 #: Seconds between two looks at what is acknowledged, the first and the longest.
-LOOK: Final = (0.001, 0.05)
+LOOK: Final = (0.005, 0.05)
 
 
 class Link(Protocol):
@@ -49,7 +49,9 @@ class Link(Protocol):
 async def open_link(target: SyslogTarget) -> Link:
     """Open a way to `target`; raises CallpoolError `bad_syslog_target`, OSError, TimeoutError."""
     opening = _open_datagrams(target) if target.transport == "udp" else _open_stream(target)
-    return await asyncio.wait_for(opening, PATIENCE)
+    # Not `wait_for`: before Python 3.12 it forgets a cancellation that comes with the result.
+    async with asyncio.timeout(PATIENCE):
+        return await opening
 
 
 class _Datagrams(asyncio.DatagramProtocol):
@@ -104,7 +106,8 @@ class _Stream:
     async def send(self, messages: Sequence[bytes]) -> None:
         self._check()
         self._writer.write(b"".join(b"%d %s" % (len(m), m) for m in messages))
-        await asyncio.wait_for(self._taken(), PATIENCE)
+        async with asyncio.timeout(PATIENCE):
+            await self._taken()
 
     async def _taken(self) -> None:
         """Return when the receiver's machine has acknowledged every byte.
@@ -114,9 +117,12 @@ class _Stream:
         await self._writer.drain()
         goal = self._given()
         pause, longest = LOOK
-        while self._acknowledged() < goal:
-            self._check()
+        while True:
+            # First: a reset that follows the acknowledgement at once is to be seen as well.
             await asyncio.sleep(pause)
+            if self._acknowledged() >= goal:
+                break
+            self._check()
             pause = min(pause * 2, longest)
         broken = self._reader.exception()
         if broken is not None:
@@ -145,7 +151,8 @@ class _Stream:
     async def settle(self) -> None:
         """Give the receiver time to refuse; raises OSError where it does."""
         try:
-            told = await asyncio.wait_for(self._reader.read(1), SETTLE)
+            async with asyncio.timeout(SETTLE):
+                told = await self._reader.read(1)
         except TimeoutError:
             return
         if not told:

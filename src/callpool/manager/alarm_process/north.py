@@ -150,7 +150,8 @@ class SyslogWay:
             self._under_way = (event.number, done)
             self._sender.put(syslog_message(event), done.set)
         try:
-            await asyncio.wait_for(self._under_way[1].wait(), SYSLOG_PATIENCE)
+            async with asyncio.timeout(SYSLOG_PATIENCE):
+                await self._under_way[1].wait()
         except TimeoutError:
             address = self._sender.target.address
             return self._sender.failure or f"Syslog target {address} does not answer."

@@ -155,6 +155,7 @@ class Walks:
 
 async def _first(work: Awaitable[object], within: float) -> None:
     try:
-        await asyncio.wait_for(work, within)
+        async with asyncio.timeout(within):
+            await work
     except TimeoutError:
         return
