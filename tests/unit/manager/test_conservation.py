@@ -8,7 +8,6 @@ from typing import Any
 
 import msgspec
 import pytest
-from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import (
     RuleBasedStateMachine,
@@ -17,6 +16,7 @@ from hypothesis.stateful import (
     rule,
     run_state_machine_as_test,
 )
+from machines import machine
 from poolmodel import DAY, START, Model, ModelDevice
 
 from callpool.licensing.errors import LicenseError
@@ -284,15 +284,6 @@ class Pool(RuleBasedStateMachine):
 
     def teardown(self) -> None:
         self.model.close()
-
-
-def machine(examples: int, steps: int) -> Any:
-    return settings(
-        max_examples=examples,
-        stateful_step_count=steps,
-        deadline=None,
-        suppress_health_check=[HealthCheck.too_slow],
-    )
 
 
 def test_law_1_holds_whatever_is_asked() -> None:

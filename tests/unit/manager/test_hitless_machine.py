@@ -6,7 +6,6 @@ import contextlib
 from typing import Any
 
 import pytest
-from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import (
     RuleBasedStateMachine,
@@ -15,6 +14,7 @@ from hypothesis.stateful import (
     rule,
     run_state_machine_as_test,
 )
+from machines import machine
 from pairmodel import Pair
 from poolmodel import DAY, START, Model
 
@@ -146,15 +146,6 @@ class HitlessMachine(RuleBasedStateMachine):
         assert self.state() is None
         self.conserved()
         self.model.close()
-
-
-def machine(examples: int, steps: int) -> Any:
-    return settings(
-        max_examples=examples,
-        stateful_step_count=steps,
-        deadline=None,
-        suppress_health_check=[HealthCheck.too_slow],
-    )
 
 
 def test_a_hitless_run_keeps_law_1_and_one_unit_serving_whatever_happens() -> None:

@@ -10,11 +10,9 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 from unittest.mock import patch
 
 import pytest
-from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import (
     RuleBasedStateMachine,
@@ -23,6 +21,7 @@ from hypothesis.stateful import (
     rule,
     run_state_machine_as_test,
 )
+from machines import machine
 from poolmodel import DAY, START, Model, ModelDevice
 
 from callpool.licensing.errors import CallpoolError, LicenseError
@@ -306,15 +305,6 @@ class Fleet(RuleBasedStateMachine):
 
     def teardown(self) -> None:
         self.model.close()
-
-
-def machine(examples: int, steps: int) -> Any:
-    return settings(
-        max_examples=examples,
-        stateful_step_count=steps,
-        deadline=None,
-        suppress_health_check=[HealthCheck.too_slow],
-    )
 
 
 def test_law_1_holds_whatever_happens() -> None:
